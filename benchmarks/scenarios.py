@@ -4,6 +4,7 @@
 
 Every learner that is defined in a scenario runs once, with seed 0 and its default options; of `sidetune`
 there is a row for each rule of task inference. It is a smoke table: the steps are few, and nothing is tuned.
+The last line has the time that all of it took; the table is meant to take less than ten minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
 
 import sidetune_core
 from sidetune_core.config.scenario_check import learners_in
@@ -105,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.quick:
         args.steps, args.tasks = 3, 2
+    began, processor = time.monotonic(), time.process_time()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.out or Path(temporary)
         for scenario in args.scenarios:
@@ -116,6 +119,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             for row in rows:
                 if row.reason:
                     print(f"{row.name}: {row.reason}\n", flush=True)
+    clock, used = time.monotonic() - began, time.process_time() - processor
+    print(
+        f"Total: {clock:.0f} seconds by the clock, {used:.0f} of a processor; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads"
+    )
 
 
 if __name__ == "__main__":

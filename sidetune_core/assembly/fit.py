@@ -24,7 +24,13 @@ from sidetune_core.assembly.trainable import TrainedParts, trained_parts
 from sidetune_core.config import registry
 from sidetune_core.config.defaults import SIDES
 from sidetune_core.config.kinds import SIDE
-from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, recipe_lines, suggested_components
+from sidetune_core.config.resolve import (
+    ResolvedComponent,
+    ResolvedRun,
+    advice_lines,
+    recipe_lines,
+    suggested_components,
+)
 from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, PluginError
 from sidetune_core.interfaces.capabilities import vocabulary_size
@@ -72,7 +78,7 @@ class Fit:
 
     def lines(self, cost: TaskCost | None) -> list[str]:
         """What to report when the run begins; `cost` is that of its first task."""
-        lines = recipe_lines(self.resolved.components)
+        lines = [*recipe_lines(self.resolved.components), *advice_lines(self.resolved)]
         if self.side is not None and (cost is not None or self.chosen):
             side, base = (self.resolved.components[slot] for slot in ("side", "base"))
             title = f"side {side.plugin.name}{f' (chosen: fits {base.title})' if self.chosen else ''}"

@@ -475,6 +475,19 @@ def recipe_lines(components: Mapping[str, ResolvedComponent]) -> list[str]:
     return lines
 
 
+def advice_lines(resolved: ResolvedRun) -> list[str]:
+    """The options of training that the env's options recommend (``recommended_training`` of its ``Config``,
+    by name of `TrainOptions`) and that a run has not; empty if it has them all."""
+    env = resolved.components[ENV.name]
+    recommended: Mapping[str, Any] = getattr(env.config, "recommended_training", {})
+    other = {name: value for name, value in recommended.items() if getattr(resolved.train, name) != value}
+    if not other:
+        return []
+    flags = " ".join(f"--train.{name.replace('_', '-')} {value}" for name, value in other.items())
+    here = ", ".join(str(getattr(resolved.train, name)) for name in other)
+    return [f"{env.owner} recommends {flags} with its options (this run: {here})"]
+
+
 def _of_component(name: str) -> bool:
     """Whether a name in a recipe is that of a component's option."""
     slot, *rest = name.split(".", 2)

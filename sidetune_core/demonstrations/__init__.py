@@ -7,9 +7,11 @@ from sidetune_core.demonstrations.dataset import (
     recorded_handler,
 )
 from sidetune_core.demonstrations.imported import ImportedDemonstrations, open_file
+from sidetune_core.demonstrations.labellers import open_labeller
+from sidetune_core.demonstrations.minari_ids import check_downloaded
 from sidetune_core.demonstrations.raw_files import is_raw
 from sidetune_core.demonstrations.record import record_demonstrations
-from sidetune_core.demonstrations.relabel import Labelled, MakeExpert, label_episodes, open_labeller
+from sidetune_core.demonstrations.relabel import Labelled, MakeExpert, label_episodes
 
 __all__ = [
     "Demonstrations",
@@ -17,6 +19,7 @@ __all__ = [
     "Labelled",
     "MakeExpert",
     "Trajectories",
+    "check_downloaded",
     "is_raw",
     "label_episodes",
     "open_demonstrations",

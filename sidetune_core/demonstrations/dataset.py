@@ -77,6 +77,16 @@ class Shard:
 
 
 @attrs.frozen
+class ExpertFile:
+    """Where an expert that is a run or a policy file was when it was recorded."""
+
+    path: str
+    """Relative to the folder of the demonstrations, so that both may be moved together."""
+    task: str = ""
+    """The task of the run whose policy it was; empty for a policy file."""
+
+
+@attrs.frozen
 class Manifest:
     """What was recorded, and how; the fields are keys of ``card.json``."""
 
@@ -101,6 +111,8 @@ class Manifest:
     trajectories: int
     """Number of trajectories when complete."""
     shards: list[Shard]
+    expert_file: ExpertFile | None = None
+    """Of an expert that is not the task's own; None for one of these, and in files of earlier versions."""
 
     @property
     def recorded(self) -> int:
@@ -135,6 +147,8 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``card.json`` atomically; it also has the `metrics`, under the key ``figures``."""
         values = {**attrs.asdict(self), "figures": self.metrics}
+        if self.expert_file is None:
+            del values["expert_file"]
         write_text(folder / MANIFEST, strict_json.dumps(values, indent=2) + "\n")
 
 

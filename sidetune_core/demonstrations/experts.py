@@ -42,6 +42,10 @@ class ExpertSession:
     """Of the expert, or `RUN`."""
     about: Mapping[str, str]
     """More about the expert for the manifest, such as the components of a run."""
+    path: Path | None = None
+    """The run folder or the policy file; None for an expert of the task."""
+    trained: str = ""
+    """The id of the run's task."""
 
 
 @contextmanager
@@ -117,9 +121,11 @@ def open_trained(
         actions = "mode" if task.options.deterministic_eval else "sample"
         about = {"composition": str(resolved), "weights": weights, "actions": actions}
         policy = PolicyExpert(make_predict(learner, task, machine), task)
+        trained_id = task.id
         part = next(part for part in parts if task.id in part.tasks)
         with_id(task, part.tasks[task.id])  # the recording is of the env's task, which may have another id
-        yield ExpertSession(part.resolved.components["env"], resolved.seed, task, policy, RUN, about)
+        env = part.resolved.components["env"]
+        yield ExpertSession(env, resolved.seed, task, policy, RUN, about, path, trained_id)
 
 
 def choose_task(tasks: Sequence[Task], task_id: str | None, owner: str) -> RolloutTask:

@@ -68,7 +68,7 @@ def open_policy_file(
         task = choose_task(stream.tasks(), task_id, component.owner)
         handler = make_policy_handler(component, task)
         expert, about = open_policy(path, handler, task.options.deterministic_eval, info, trust_local_code)
-        yield ExpertSession(component, seed, task, expert, SB3, about)
+        yield ExpertSession(component, seed, task, expert, SB3, about, path)
 
 
 def open_policy(

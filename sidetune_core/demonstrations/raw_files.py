@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -13,15 +12,12 @@ from typing import Any
 import attrs
 import numpy as np
 
+from sidetune_core.demonstrations.minari_ids import INSTALL, METADATA, data_folder
 from sidetune_core.demonstrations.raw import Columns, RawEpisode, episodes_of
 from sidetune_core.errors import DataError
 
 HDF5 = (".hdf5", ".h5", ".hdf")
 SUFFIXES = (".npz", *HDF5)
-METADATA = "metadata.json"
-"""Of a data set of Minari, in its folder ``data``."""
-
-INSTALL = "pip install 'sidetune[demonstrations]'"
 
 
 @attrs.frozen
@@ -56,7 +52,7 @@ class RawFile:
 
 def is_raw(path: Path) -> bool:
     """Whether a path is a file or folder that `open_raw` reads."""
-    return path.suffix.lower() in SUFFIXES or _minari_folder(path) is not None
+    return path.suffix.lower() in SUFFIXES or data_folder(path) is not None
 
 
 def open_raw(path: Path) -> RawFile:
@@ -68,7 +64,7 @@ def open_raw(path: Path) -> RawFile:
     Raises:
         DataError: it cannot be read, or a library is missing.
     """
-    if folder := _minari_folder(path):
+    if folder := data_folder(path):
         return _open_minari(folder)
     if not path.is_file():
         raise DataError(f"{path} does not exist")
@@ -108,14 +104,6 @@ def _read_hdf5(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path} is not an HDF5 file: {error}") from error
     return columns
-
-
-def _minari_folder(path: Path) -> Path | None:
-    """The folder of a data set of Minari, with its ``metadata.json``; None if it is none."""
-    root = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
-    places = [path] if path.exists() or path.is_absolute() else [path, root / path]
-    folders = (folder for place in places for folder in (place, place / "data"))
-    return next((folder for folder in folders if (folder / METADATA).is_file()), None)
 
 
 def _open_minari(folder: Path) -> RawFile:

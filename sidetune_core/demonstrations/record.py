@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +26,7 @@ from sidetune_core.demonstrations.dataset import (
     MANIFEST,
     SHARDS,
     Demonstrations,
+    ExpertFile,
     Manifest,
     Shard,
     Trajectories,
@@ -107,7 +109,7 @@ def record_demonstrations(
         else:
             opened = open_offered(requested, task, None if expert is None else str(expert), seed)
     with opened as session:
-        target = _manifest(session, trajectories, seed)
+        target = _manifest(session, path, trajectories, seed)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         with waiting_lock(
@@ -132,8 +134,8 @@ def _with_former_values(folder: Path, requested: Choice) -> Choice:
     return attrs.evolve(requested, options={**added, **requested.options})
 
 
-def _manifest(session: ExpertSession, trajectories: int, seed: int) -> Manifest:
-    """The manifest of a new recording, without shards."""
+def _manifest(session: ExpertSession, folder: Path, trajectories: int, seed: int) -> Manifest:
+    """The manifest of a new recording in a folder, without shards."""
     plugin = session.env.plugin
     versions = {"python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("sidetune", "torch", "numpy")}
@@ -152,7 +154,14 @@ def _manifest(session: ExpertSession, trajectories: int, seed: int) -> Manifest:
         versions={**versions, **session.task.versions()},
         trajectories=trajectories,
         shards=[],
+        expert_file=_expert_file(session, folder),
     )
+
+
+def _expert_file(session: ExpertSession, folder: Path) -> ExpertFile | None:
+    if session.path is None:
+        return None
+    return ExpertFile(os.path.relpath(session.path.resolve(), folder.resolve()), session.trained)
 
 
 def _env_values(env: ResolvedComponent, seed: int) -> dict[str, Any]:

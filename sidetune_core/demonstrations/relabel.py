@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from typing import Any
 
 import attrs
 import torch
 from torch import Tensor
 
-from sidetune_core.demonstrations.dataset import Demonstrations, resolve_recorded_env
-from sidetune_core.demonstrations.experts import open_trained
-from sidetune_core.demonstrations.imported import ImportedDemonstrations, make_policy_handler
-from sidetune_core.demonstrations.policy_file import is_policy_file, open_policy
-from sidetune_core.errors import OptionError, RunError, suggest
+from sidetune_core.errors import RunError
 from sidetune_core.interfaces.tasks import Predict
 from sidetune_core.rl.distributions import check_policy
 from sidetune_core.rl.masks import mask_invalid, mask_of
@@ -138,68 +133,6 @@ class _Player:
         check_finite(step, title, when)
         self.observations = _copied(step.observations)
         return bool(step.ended)
-
-
-@contextmanager
-def open_labeller(
-    demonstrations: Demonstrations | ImportedDemonstrations,
-    task: RolloutTask,
-    name: str | None,
-    info: Callable[[str], None],
-    trust_local_code: bool = False,
-) -> Iterator[MakeExpert]:
-    """What makes the experts that label a task's episodes, for a block.
-
-    Args:
-        demonstrations: of the task.
-        task: that the policy acts in.
-        name: one of the task's experts, a run folder, or a policy file of stable-baselines3; None for the
-            task's expert that was recorded.
-        info: prints a line.
-        trust_local_code: import code that a run names, or run that of a policy file.
-
-    Raises:
-        OptionError: there is no such expert, or none was recorded.
-        UntrustedCode: the expert brings code, without `trust_local_code`.
-        SidetuneError: it cannot be loaded.
-    """
-    selected = name or demonstrations.expert
-    if selected is None:
-        raise OptionError(
-            f"{demonstrations.folder} does not name an expert that can label other steps. Pass one: "
-            f"--env.expert RUNFOLDER or --env.expert FILE.zip{_offered(task)}"
-        )
-    if selected in task.experts:
-        yield lambda: task.expert(selected)
-    elif is_policy_file(selected):
-        if isinstance(demonstrations, ImportedDemonstrations):
-            component = demonstrations.component
-        else:
-            component = resolve_recorded_env(
-                demonstrations.folder, demonstrations.manifest, trust_local_code=True
-            )
-        handler = make_policy_handler(component, task)
-        expert, _ = open_policy(
-            Path(selected), handler, task.options.deterministic_eval, info, trust_local_code
-        )
-        yield expert.copy
-    elif (Path(selected) / "run.json").is_file():
-        with open_trained(Path(selected), None, trust_local_code, task.title) as session:
-            if dict(session.task.inputs) != dict(task.inputs):
-                raise OptionError(
-                    f"--env.expert {selected} acts on {dict(session.task.inputs)}, and the recorded task on "
-                    f"{dict(task.inputs)}"
-                )
-            yield session.expert.copy  # type: ignore[attr-defined]
-    else:
-        raise OptionError(
-            f"--env.expert {selected} is no run folder, no policy file (.zip), and no expert of "
-            f"{task.title}.{suggest(selected, task.experts)}{_offered(task)}"
-        )
-
-
-def _offered(task: RolloutTask) -> str:
-    return f" Experts of {task.title}: {', '.join(task.experts)}" if task.experts else ""
 
 
 def _copied(observations: Observations) -> Observations:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from sidetune_core.errors import SidetuneError
 from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
 from sidetune_core.results.metrics import Results, average_accuracy, mean, one_unit
 from sidetune_core.results.report import TRAINABLE, RunSummary, in_percent
+from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.significance import half_width
 from sidetune_core.results.task_images import task_images
 from sidetune_core.results.task_labels import task_labels
+from sidetune_core.scenarios import title as scenario_title
 from sidetune_core.storage.run_folder import open_run
 
 if TYPE_CHECKING:
@@ -30,6 +32,29 @@ PANELS = 24
 MEAN = "mean over tasks so far"
 COLUMNS = 4
 """Largest number of panels in a row."""
+
+
+def draw_by_scenario(
+    methods: Sequence[MethodRuns], out: Path, draw_group: Callable[[Sequence[MethodRuns], Path], None]
+) -> list[Path]:
+    """Plot the methods of each scenario to a file of their own, ``NAME-class-incremental.png`` for
+    ``NAME.png``, or those of a single one to `out`; plots never mix scenarios.
+
+    Args:
+        methods: of one scenario or several.
+        out: the file; its suffix selects the format.
+        draw_group: plots methods of one scenario.
+
+    Returns:
+        The files.
+    """
+    groups = by_scenario(methods, lambda method: method.runs[0].spec.scenario)
+    files = []
+    for group in groups:
+        scenario = scenario_title(group[0].runs[0].spec.scenario)
+        files.append(out.with_stem(f"{out.stem}-{scenario}") if len(groups) > 1 else out)
+        draw_group(group, files[-1])
+    return files
 
 
 def draw(summary: RunSummary, out: Path) -> None:
@@ -130,7 +155,7 @@ def draw_methods(methods: Sequence[MethodRuns], out: Path) -> None:
     _save(figure, out)
 
 
-def draw_curves(methods: Sequence[MethodRuns], name: str, out: Path) -> None:
+def draw_curves(methods: Sequence[MethodRuns], out: Path, name: str) -> None:
     """Plot a curve of ``metrics.jsonl``: a panel for each task, a line for each method.
 
     With several seeds, the line is their mean, from three seeds on in a band of its 95 % confidence
@@ -207,7 +232,7 @@ def _curves(run: RunSummary, name: str) -> dict[str, dict[int, float]]:
     return curves
 
 
-def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
+def draw_pictures(methods: Sequence[MethodRuns], out: Path, task: str) -> None:
     """Plot the images of a task in a column: input and target (the same for all), then those of each method.
 
     For a method with several seeds, the first seed is shown.
@@ -240,7 +265,7 @@ def draw_pictures(methods: Sequence[MethodRuns], task: str, out: Path) -> None:
     _save(figure, out)
 
 
-def draw_costs(methods: Sequence[MethodRuns], labelled: Collection[str], out: Path) -> None:
+def draw_costs(methods: Sequence[MethodRuns], out: Path, labelled: Collection[str]) -> None:
     """Plot the average accuracy of methods against their trainable weights per task.
 
     Bars are 95 % confidence intervals, from three seeds on. Named are the methods in `labelled`, and those

@@ -50,6 +50,7 @@ from sidetune_core.results.report import (
     time_text,
     with_unit,
 )
+from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.task_images import task_images, tasks_with_images
 from sidetune_core.results.task_labels import task_labels
 from sidetune_core.scenarios import title
@@ -87,21 +88,30 @@ def html_summary(summary: RunSummary) -> str:
 
 
 def _comparison(summaries: Sequence[RunSummary]) -> list[str]:
-    methods = group_runs(summaries)
-    ended = [method for method in group_runs(run for run in summaries if run.ended) if method.averaged]
-    comparable = len(ended) > 0 and same_stream([run for method in ended for run in method.runs])
-    body = ["<h1>Comparison</h1>", _lead(f"{counted(len(summaries), 'run')} · {shared_line(methods)}")]
-    if comparable and any(len(method.runs) > 1 for method in ended):
-        rows, notes = method_table(ended, COMPARED)
-        body.append(section("Methods", table(rows, sortable=True), _note(notes)))
-    rows = run_table(summaries, COMPARED)
-    body.append(section("Runs", table(rows, left={0, 1, len(rows[0]) - 1}, sortable=True)))
-    if comparable:
-        body.append(section("Metric over the stream", _stream_chart(ended)))
+    shared = shared_line(group_runs(summaries))
+    body = ["<h1>Comparison</h1>", _lead(f"{counted(len(summaries), 'run')} · {shared}")]
+    groups = by_scenario(summaries, lambda run: run.spec.scenario)
+    for group in groups:
+        body += _compared(group, f", {_scenario(group[0])}" if len(groups) > 1 else "")
     body += [
         folded(f"{summary.name}: {summary.spec_line}", *_run(summary, is_one=False)) for summary in summaries
     ]
     return [*body, _origin(summaries)]
+
+
+def _compared(summaries: Sequence[RunSummary], of: str) -> list[str]:
+    """The tables and the chart of runs of one scenario, which `of` names at the end of their titles."""
+    ended = [method for method in group_runs(run for run in summaries if run.ended) if method.averaged]
+    comparable = len(ended) > 0 and same_stream([run for method in ended for run in method.runs])
+    parts = []
+    if comparable and any(len(method.runs) > 1 for method in ended):
+        rows, notes = method_table(ended, COMPARED)
+        parts.append(section(f"Methods{of}", table(rows, sortable=True), _note(notes)))
+    rows = run_table(summaries, COMPARED)
+    parts.append(section(f"Runs{of}", table(rows, left={0, 1, len(rows[0]) - 1}, sortable=True)))
+    if comparable:
+        parts.append(section(f"Metric over the stream{of}", _stream_chart(ended)))
+    return parts
 
 
 def _run(summary: RunSummary, is_one: bool = True) -> list[str]:

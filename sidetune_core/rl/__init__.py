@@ -6,6 +6,7 @@ from sidetune_core.errors import RolloutError
 from sidetune_core.rl.distributions import Actor, Categorical, Gaussian, Policy
 from sidetune_core.rl.episode_stats import Episode
 from sidetune_core.rl.masks import MASK, mask_invalid, mask_of
+from sidetune_core.rl.memory import POSITION, STATE, RecurrentActor
 from sidetune_core.rl.policy_handler import (
     ActionPrediction,
     PolicyHandler,
@@ -39,14 +40,17 @@ __all__ = [
     "Gaussian",
     "ORIGINAL",
     "Observations",
+    "POSITION",
     "PPOOptions",
     "Playable",
     "Policy",
     "PolicyHandler",
+    "RecurrentActor",
     "RenderedVectorEnv",
     "RolloutConfig",
     "RolloutError",
     "RolloutTask",
+    "STATE",
     "Step",
     "VectorEnv",
     "check_array",

@@ -18,7 +18,7 @@ from sidetune_core.interfaces.handlers import Preprocessed, TaskHandler
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.rl.distributions import Actor, ActorCritic, Categorical, Gaussian, Policy, check_policy
 from sidetune_core.rl.masks import mask_invalid
-from sidetune_core.rl.memory import RecurrentActorCritic
+from sidetune_core.rl.memory import RecurrentActor, RecurrentActorCritic
 from sidetune_core.rl.normalization import ObservationNormalizer
 from sidetune_core.rl.running_stats import CLIP_RANGE
 from sidetune_core.rl.vector_env import Observations
@@ -167,12 +167,11 @@ class PolicyHandler(TaskHandler):
         self._has_state = not self.values.normalise_observations
 
     def make_head(self, shape: Shape) -> nn.Module:
-        """`ActorCritic`, or `Actor` for a policy without a critic; with memory, `RecurrentActorCritic`."""
+        """`ActorCritic`, or `Actor` for a policy without a critic; with memory, recurrent ones."""
         values = self.values
         if values.memory:
-            return RecurrentActorCritic(
-                shape, self.policy, values.hidden_size, values.hidden_layers, values.memory
-            )
+            recurrent = RecurrentActorCritic if values.critic else RecurrentActor
+            return recurrent(shape, self.policy, values.hidden_size, values.hidden_layers, values.memory)
         cls = ActorCritic if self.values.critic else Actor
         return cls(shape, self.policy, self.values.hidden_size, self.values.hidden_layers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Literal, Self
 
 import attrs
@@ -10,10 +11,13 @@ import attrs
 from sidetune_core.config.options import Renamed, at_least, option
 from sidetune_core.rl.ppo import PPOOptions
 
-ORIGINAL_TRAINING = (
-    "--train.batch-size 128 --train.lr 1e-4 --train.schedule constant --train.adam-eps 1e-5 "
-    "--train.grad-clip 0.5"
-)
+ORIGINAL_TRAINING: Mapping[str, Any] = {
+    "batch_size": 128,
+    "lr": 1e-4,
+    "schedule": "constant",
+    "adam_eps": 1e-5,
+    "grad_clip": 0.5,
+}
 """Options of training in the experiments of preset 'original'."""
 
 ORIGINAL: Mapping[str, Any] = {
@@ -64,6 +68,8 @@ class RolloutConfig:
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"original": ORIGINAL}
     """Values of options by name of the preset; those of PPO have dotted names."""
+    preset_training: ClassVar[Mapping[str, Mapping[str, Any]]] = {"original": ORIGINAL_TRAINING}
+    """Options of training by name of the preset, which are the user's to pass."""
 
     num_envs: int = option(8, "number of environments that run in parallel", at_least(1))
     frames: int = option(
@@ -83,19 +89,30 @@ class RolloutConfig:
 
     def with_preset(self) -> Self:
         """These options with the values of the preset where they have their defaults."""
-        values = self.presets.get(self.preset, {})
+        values = self._preset_values()
         own = {name: value for name, value in values.items() if "." not in name}
         ppo = {name.removeprefix("ppo."): value for name, value in values.items() if "." in name}
-        defaults = {field.name: field.default for field in attrs.fields(type(self))}
-        ppo = {name: value for name, value in ppo.items() if _same(self.ppo, defaults["ppo"], name)}
-        own = {name: value for name, value in own.items() if getattr(self, name) == defaults[name]}
         return attrs.evolve(self, ppo=attrs.evolve(self.ppo, **ppo), **own) if values else self
 
     def preset_note(self) -> str:
-        """What a preset leaves to the user, in a sentence; empty without a preset."""
-        if self.preset == "none":
-            return ""
-        return f"preset {self.preset}: the constants of its training are {ORIGINAL_TRAINING}"
+        """The options that a preset changes, in a sentence; empty if it changes none. Asked of the options
+        that were given, not of those that `with_preset` returns."""
+        flags = [_flag(name, value) for name, value in self._preset_values().items()]
+        return f"preset {self.preset} sets {' '.join(flags)}" if flags else ""
+
+    @property
+    def recommended_training(self) -> Mapping[str, Any]:
+        """Options of training that belong to the preset; a run that has others names them in its header."""
+        return self.preset_training.get(self.preset, {})
+
+    def _preset_values(self) -> dict[str, Any]:
+        """The values of the preset for options that have their defaults and another value with it."""
+        defaults = {field.name: field.default for field in attrs.fields(type(self))}
+        return {
+            name: value
+            for name, value in self.presets.get(self.preset, {}).items()
+            if attrgetter(name)(self) == _value_in(defaults, name) != value
+        }
 
     def with_evaluation(self, num_envs: int, eval_episodes: int, deterministic_eval: bool) -> Self:
         """The same options with other evaluations."""
@@ -104,5 +121,15 @@ class RolloutConfig:
         )
 
 
-def _same(one: Any, other: Any, name: str) -> bool:
-    return bool(getattr(one, name) == getattr(other, name))
+def _value_in(defaults: Mapping[str, Any], name: str) -> Any:
+    first, _, rest = name.partition(".")
+    return attrgetter(rest)(defaults[first]) if rest else defaults[first]
+
+
+def _flag(name: str, value: Any) -> str:
+    """``--env.ppo.clip 0.1``, ``--env.no-deterministic-eval``, ``--env.inputs image goal``."""
+    *group, last = name.replace("_", "-").split(".")
+    if isinstance(value, bool):
+        return "--" + ".".join(["env", *group, last if value else f"no-{last}"])
+    values = value if isinstance(value, list | tuple) else (value,)
+    return " ".join(["--" + ".".join(["env", *group, last]), *map(str, values)])

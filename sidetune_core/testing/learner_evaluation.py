@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -10,11 +13,11 @@ from sidetune_core.certificate.record import OUTSIDE
 from sidetune_core.errors import FitError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.learner import Learner
-from sidetune_core.interfaces.networks import taps_read
+from sidetune_core.interfaces.networks import Base, taps_read
 from sidetune_core.seeding import seeded
 from sidetune_core.testing.advice import DRAWS_IN_EVAL
 from sidetune_core.testing.findings import SEED, Broken, Skipped, described, requires
-from sidetune_core.testing.state import changed, equal, random_state, snapshot
+from sidetune_core.testing.state import changed, equal, named_tensors, random_state, snapshot
 from sidetune_core.testing.stream import network
 from sidetune_core.testing.subject import Subject, first_inputs, outputs
 from sidetune_core.training.trainable import freeze
@@ -196,22 +199,59 @@ def _in_reverse(learner: Learner, subject: Subject) -> list[Tensor]:
 
 @requires("trains_on_two_tasks", "evaluation_draws_no_random_numbers", "outputs_are_reproducible")
 def cached_features_are_the_same(subject: Subject) -> None:
-    """Outputs are the same with features of the base from the feature cache, which finds them by ids."""
+    """Outputs are the same with features of the base from the feature cache, which finds them by ids; also
+    with those from before other tensors of the learner have changed."""
     learner = subject.trained.learner
     cache = FeatureCache(limit=2**26, taps=taps_read(learner), info=lambda _: None)
     expected = outputs(learner, subject)
     cache.attach(learner, subject.machine.arithmetic)
     try:
-        for task, output in zip(subject.tasks(), expected, strict=True):
-            inputs = first_inputs(task, subject.options.batch_size, ids=True)
-            predict = make_predict(learner, task, subject.machine)
-            if not all(torch.allclose(predict(inputs), output, rtol=1e-3, atol=1e-4) for _ in range(2)):
-                raise Broken(
-                    f"outputs for task '{task.id}' differ with features of the base from the feature cache; "
-                    "where the learner changes the base's computation, pass it dict(inputs), without ids"
-                )
+        for _ in range(2):
+            _check_cached(learner, subject, expected, "")
+        with _other_values(learner):
+            _check_cached(
+                learner,
+                subject,
+                outputs(learner, subject),
+                " that were computed before other tensors changed",
+            )
     finally:
         FeatureCache.detach(learner)
+
+
+def _check_cached(learner: Learner, subject: Subject, expected: Sequence[Tensor], which: str) -> None:
+    """Check the outputs with the features that the cache has."""
+    for task, output in zip(subject.tasks(), expected, strict=True):
+        inputs = first_inputs(task, subject.options.batch_size, ids=True)
+        cached = make_predict(learner, task, subject.machine)(inputs)
+        if not torch.allclose(cached, output, rtol=1e-3, atol=1e-4, equal_nan=True):
+            raise Broken(
+                f"outputs for task '{task.id}' differ with features of the base from the feature "
+                f"cache{which}; where the learner changes the base's computation, pass it dict(inputs), "
+                "without ids"
+            )
+
+
+@contextmanager
+def _other_values(learner: Learner) -> Iterator[None]:
+    """Larger values of all float tensors but those of bases with cached features, for a block."""
+    bases = [base for base in learner.modules() if isinstance(base, Base) and base.cache is not None]
+    kept = {id(tensor) for base in bases for _, tensor in named_tensors(base)}
+    tensors = [
+        tensor
+        for _, tensor in named_tensors(learner)
+        if tensor.is_floating_point() and id(tensor) not in kept
+    ]
+    with torch.no_grad():
+        before = [tensor.clone() for tensor in tensors]
+        for tensor in tensors:
+            tensor.mul_(1.25)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
 
 
 @requires("outputs_have_the_shape_of_the_head")

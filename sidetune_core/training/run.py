@@ -332,7 +332,7 @@ def resume(
                     return job
 
                 job = make_job(False)
-                check_workers(job, count)
+                check_workers(job, count, latest.done)
                 if group.is_main:
                     note_continuation(job, folder, continuation, owner)
                 how = Execution(save_interval, recorded_keep(about), threads, count, callbacks)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from sidetune_core.api import DataError, open_image, shorten
 
 from ..classification.archive import read_array
+from .exr import read_exr
 
 Array = NDArray[Any]
 COLOUR_SUFFIXES = (".webp", ".png", ".jpg", ".jpeg")
-DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
+DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff", ".exr")
 """Of 16-bit images or arrays in units, and of float ones in metres."""
 COLOUR_FOLDERS = ("rgb", "color", "colour", "image", "images")
 NAME = re.compile(r"(?P<name>.*?)[-._](?P<kind>rgb|color|colour|depth)")
@@ -30,7 +31,7 @@ NYU_NAME = re.compile(r"(?P<kind>rgb|sync_depth)_(?P<name>\d+)")
 TUM_SECONDS = 0.02
 """Colour and depth whose time stamps are at most this far apart are a frame."""
 EXPECTED = (
-    "expected NAME-rgb.png (or webp, jpg) and NAME-depth.png (or npy, tiff) for each frame, or folders "
+    "expected NAME-rgb.png (or webp, jpg) and NAME-depth.png (or npy, tiff, exr) for each frame, or folders "
     "rgb or color, and depth"
 )
 
@@ -274,6 +275,8 @@ def read_depth(path: Path) -> Array:
     Raises:
         DataError: it is damaged, or of another type.
     """
+    if path.suffix.lower() == ".exr":
+        return read_exr(path)
     if path.suffix.lower() == ".npy":
         try:
             values = np.load(path, mmap_mode="r", allow_pickle=False)  # a wrong length is no allocation

@@ -170,6 +170,7 @@ class Gym(TaskStream):
     }
 
     def __init__(self, config: Config, seed: int) -> None:
+        self._preset_note = config.preset_note()
         self._config = config = config.with_preset()
         if not config.ids:
             raise OptionError("--env.ids is empty; name an environment, such as CartPole-v1")
@@ -203,8 +204,8 @@ class Gym(TaskStream):
         by_title = dict(zip(self._titles, self._infos, strict=True))
         for line in notices(by_title, MAX_EVAL_STEPS, self._config.rescale_actions):
             self.info(line)
-        if note := self._config.preset_note():
-            self.info(note)
+        if self._preset_note:
+            self.info(self._preset_note)
         rows = enumerate(zip(self._titles, self._specs, self._infos, strict=True))
         return [
             GymTask(f"t{number}", title, spec, info, self._config) for number, (title, spec, info) in rows

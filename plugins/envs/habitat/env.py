@@ -182,6 +182,7 @@ class Habitat(TaskStream):
     def __init__(self, config: Config, seed: int) -> None:
         if not config.inputs:
             raise OptionError("--env.inputs is empty; name at least one, such as image")
+        self._preset_note = config.preset_note()
         self._config = config = config.with_preset()
         entries = [entry for entry in config.task_overrides if entry.strip()] or [""]
         self._titles = entries if len(entries) > 1 else [config.config]
@@ -205,8 +206,8 @@ class Habitat(TaskStream):
 
     def tasks(self) -> Sequence[HabitatTask]:
         """One, or one for each entry of ``--env.task-overrides``."""
-        if note := self._config.preset_note():
-            self.info(note)
+        if self._preset_note:
+            self.info(self._preset_note)
         rows = enumerate(zip(self._titles, self._specs, self._infos, strict=True))
         return [
             HabitatTask(f"t{number}", title, spec, info, self._config) for number, (title, spec, info) in rows

@@ -26,6 +26,7 @@ from sidetune_core.api import (
 from sidetune_core.demonstrations import (
     Demonstrations,
     ImportedDemonstrations,
+    check_downloaded,
     is_raw,
     open_demonstrations,
     open_file,
@@ -69,6 +70,10 @@ class Imitation(TaskStream):
     With ``dagger-rounds`` it is DAgger (Ross, Gordon & Bagnell, AISTATS 2011): before each round the policy
     plays ``dagger-episodes`` episodes, sampled or most likely as in evaluations, the expert labels every step
     that it visits, and training continues on all labelled steps together.
+
+    With ``memory``, a GRU between encoding and actor carries a state through each episode. A batch is made of
+    windows of ``memory-window`` steps, which gradients flow through; their first states are computed once in
+    a pass.
 
     Without ``root``, levels of BabyAI are recorded on first use, with their bot, and kept in
     the folder ``recordings`` of the cache (see ``sidetune cache``). Missions are not an input:
@@ -140,10 +145,16 @@ class Imitation(TaskStream):
         expert: str | None = option(
             None,
             "expert of the rounds: a name, a run folder (its last task in this environment), or a policy "
-            "file of stable-baselines3; None for the recorded one",
+            "file of stable-baselines3; None for the one that was recorded",
         )
         hidden_size: int = option(64, "units of each hidden layer of the actor", at_least(1))
         hidden_layers: int = option(1, "number of hidden layers of the actor", at_least(0))
+        memory: int = option(
+            0, "units of a GRU whose state is carried from step to step; 0 for a policy without", at_least(0)
+        )
+        memory_window: int = option(
+            16, "steps of a trajectory that gradients of a policy with memory flow through", at_least(1)
+        )
 
     recipe = {
         "steps": 1000,
@@ -155,11 +166,18 @@ class Imitation(TaskStream):
     default_components = {"base": {"name": "conv", "weights": "packaged"}, "side": "conv"}
 
     def __init__(self, config: Config, seed: int) -> None:
+        if config.memory and config.dagger_rounds:
+            raise OptionError(
+                "--env.memory trains on whole trajectories, which the steps that --env.dagger-rounds labels "
+                "are not: leave out one of them"
+            )
         self._config = config
         self._streams = ExitStack()
         self._fingerprint = ""
         self._parts: dict[str, DataPart] = {}
-        self._folders = [self._open(path.expanduser(), seed) for path in config.root]
+        paths = [path.expanduser() for path in config.root]
+        check_downloaded(paths)
+        self._folders = [self._open(path, seed) for path in paths]
         if not self._folders and not config.levels:
             raise OptionError(
                 "env 'imitation': --env.levels is empty; name a level, such as BabyAI-UnlockLocal-v0, or "
@@ -179,6 +197,8 @@ class Imitation(TaskStream):
             metric=config.metric,
             hidden_size=config.hidden_size,
             hidden_layers=config.hidden_layers,
+            memory=config.memory,
+            memory_window=config.memory_window,
         )
         first_id = 0
         for number, demonstrations in enumerate(self._folders or map(self._record_level, config.levels)):

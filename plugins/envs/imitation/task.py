@@ -10,9 +10,32 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.api import Batch, Inputs, Order, Outputs, Predict, Shape, Task, derive_seed, shuffled
+from sidetune_core.api import (
+    Batch,
+    Inputs,
+    OptionError,
+    Order,
+    Outputs,
+    Predict,
+    Shape,
+    Task,
+    derive_seed,
+    shuffled,
+)
 from sidetune_core.demonstrations import Labelled, MakeExpert, Trajectories, label_episodes
-from sidetune_core.rl import Actor, Categorical, Episode, Observations, RolloutTask, mask_invalid, mask_of
+from sidetune_core.rl import (
+    Actor,
+    Categorical,
+    Episode,
+    Observations,
+    RecurrentActor,
+    RolloutConfig,
+    RolloutTask,
+    mask_invalid,
+    mask_of,
+)
+
+from .windows import Windows
 
 EVALUATION_BATCH = 250
 
@@ -30,6 +53,8 @@ class CloningOptions:
     metric: Literal["success", "return"]
     hidden_size: int
     hidden_layers: int
+    memory: int = 0
+    memory_window: int = 16
 
 
 @attrs.frozen
@@ -86,8 +111,13 @@ class ImitationTask(Task):
         rollout_task.options = rollout_task.options.with_evaluation(
             options.num_envs, options.eval_episodes, options.deterministic_eval
         )
-        if rollout_task.options.ppo.memory:  # this task's head has none
-            ppo = attrs.evolve(rollout_task.options.ppo, memory=0)
+        self._windows = _make_windows(training, options)
+        if rollout_task.options.ppo.memory != options.memory:  # it is that of this task's head
+            if not isinstance(rollout_task.options, RolloutConfig):
+                raise OptionError(
+                    f"--env.memory: the env '{env}' has options of version 0.1, without memory; leave it out"
+                )
+            ppo = attrs.evolve(rollout_task.options.ppo, memory=options.memory)
             rollout_task.options = attrs.evolve(rollout_task.options, ppo=ppo)
         rollout_task.update_statistics(training.observations)
 
@@ -102,8 +132,10 @@ class ImitationTask(Task):
         return self._options.deterministic_eval
 
     def make_head(self, shape: Shape) -> nn.Module:
-        options = self._options
-        return Actor(shape, self._rollout_task.policy, options.hidden_size, options.hidden_layers)
+        options, policy = self._options, self._rollout_task.policy
+        if options.memory:
+            return RecurrentActor(shape, policy, options.hidden_size, options.hidden_layers, options.memory)
+        return Actor(shape, policy, options.hidden_size, options.hidden_layers)
 
     def training_size(self) -> int:
         return len(self._training.actions)
@@ -112,7 +144,10 @@ class ImitationTask(Task):
         return max(1, round(self.training_size() / batch_size))
 
     def train(self, predict: Predict, order: Order) -> Iterator[Batch]:
-        """Batches of the recorded steps; with DAgger, from each round on, of all labelled steps as well."""
+        """Batches of the recorded steps; with DAgger, from each round on, of all labelled steps as well. With
+        memory, of windows of the trajectories (see `Windows`)."""
+        if self._windows is not None:
+            yield from self._window_batches(self._windows, predict, order)
         dagger, step = self._dagger, order.first_step
         while True:
             due = min(step // dagger.interval, dagger.rounds)
@@ -125,6 +160,27 @@ class ImitationTask(Task):
             own = attrs.evolve(order, first_step=max(step - begun, 0))
             yield from islice(self._round_batches(own, latest), count)
             step = begun + dagger.interval
+
+    def can_resume_at(self, step: int, batch_size: int) -> bool:
+        """Anywhere; with memory, where the states of the windows are refreshed."""
+        return self._windows is None or step % self._windows.interval(batch_size) == 0
+
+    def _window_batches(self, windows: Windows, predict: Predict, order: Order) -> Iterator[Batch]:
+        """Batches of whole windows, without end. Their first states are those of the policy at the beginning
+        of the pass."""
+        interval = windows.interval(order.batch_size)
+        own = attrs.evolve(order, batch_size=windows.per_batch(order.batch_size))
+        first = self._first_id + len(self._validation.actions)
+
+        def inputs(rows: Tensor) -> Inputs:
+            return self._batch(self._training, rows, first).inputs
+
+        for step, chosen in enumerate(shuffled(len(windows), own, self.id), order.first_step):
+            if step % interval == 0 or step == order.first_step:
+                windows.refresh(predict, inputs, self._rollout_task.policy)
+            rows = windows.rows(chosen)
+            batch = self._batch(self._training, rows, first)
+            yield attrs.evolve(batch, inputs=windows.add_context(batch.inputs, rows))
 
     def _label(self, predict: Predict, seed: int) -> Labelled:
         """The next round."""
@@ -173,7 +229,7 @@ class ImitationTask(Task):
         """Negative log-likelihood of the expert's action, in nats."""
         actions, mask = self._unpacked(batch.targets)
         policy = self._rollout_task.policy
-        return -policy.log_prob(mask_invalid(policy, output.float(), mask), actions)
+        return -policy.log_prob(mask_invalid(policy, output[:, : policy.size].float(), mask), actions)
 
     def evaluate(self, predict: Predict, split: str = "test") -> dict[str, float]:
         """Mean return, success rate and mean length of rollouts, and the mean loss on the held-out steps.
@@ -184,16 +240,30 @@ class ImitationTask(Task):
         metrics = self._rollout_task.evaluate(_with_value(predict), split)
         policy = self._rollout_task.policy
         count, loss, agreed = len(self._validation.actions), 0.0, 0.0
-        for first in range(0, count, EVALUATION_BATCH):
-            indices = torch.arange(first, min(first + EVALUATION_BATCH, count))
-            batch = self._batch(self._validation, indices, self._first_id)
-            output = predict(batch.inputs).cpu()
+        for batch, output in self._held_out(predict):
             loss += float(self.loss(output, batch).sum())
             actions, mask = self._unpacked(batch.targets)
-            likely = policy.mode(mask_invalid(policy, output, mask))
+            likely = policy.mode(mask_invalid(policy, output[:, : policy.size], mask))
             agreed += float((likely == actions).all(1).sum())
         metrics = {**metrics, "loss": loss / count, **self._expert_metrics()}
         return {**metrics, "agreement": agreed / count} if self._is_classification else metrics
+
+    def _held_out(self, predict: Predict) -> Iterator[tuple[Batch, Tensor]]:
+        """The held-out steps with their outputs; a state is carried through each trajectory."""
+        validation, options = self._validation, self._options
+
+        def batch(rows: Tensor) -> Batch:
+            return self._batch(validation, rows, self._first_id)
+
+        if options.memory:
+            windows = Windows(validation.lengths, EVALUATION_BATCH, options.memory)
+            unrolled = windows.unroll(predict, lambda rows: batch(rows).inputs, self._rollout_task.policy)
+            for rows, output in unrolled:
+                yield batch(rows), output
+        else:
+            for rows in torch.split(torch.arange(len(validation.actions)), EVALUATION_BATCH):
+                examples = batch(rows)
+                yield examples, predict(examples.inputs).cpu()
 
     def play(self, predict: Predict, episodes: int, **options: Any) -> Iterator[Episode]:
         """See `RolloutTask.play`."""
@@ -225,7 +295,7 @@ class ImitationTask(Task):
             **recorded,
             "recorded_env": self._env,
             "critic": False,
-            "memory": 0,
+            "memory": self._options.memory,
             "hidden_size": self._options.hidden_size,
             "hidden_layers": self._options.hidden_layers,
         }
@@ -246,6 +316,13 @@ class ImitationTask(Task):
         width = self._rollout_task.policy.width
         mask = targets[:, width:]
         return targets[:, :width], mask != 0 if mask.shape[1] else None
+
+
+def _make_windows(training: Trajectories, options: CloningOptions) -> Windows | None:
+    """Those of a policy with memory; None for one without."""
+    if not options.memory:
+        return None
+    return Windows(training.lengths, options.memory_window, options.memory)
 
 
 def _joined(tables: Sequence[Observations]) -> Observations:

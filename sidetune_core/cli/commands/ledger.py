@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -104,15 +105,13 @@ def show_ledger(
     if figure is not None:
         if table is None:
             raise LedgerError(f"--figure plots one table: name it, such as '{next(iter(tables))}'")
-        from sidetune_core.results.figures import draw_costs
+        from sidetune_core.results.figures import draw_by_scenario, draw_costs
 
         recorded = [entry for entry in tables[table] if entry.runs]
-        draw_costs(
-            book.methods_of(recorded),
-            {entry.claim.method for entry in recorded if entry.claim.summary},
-            figure,
-        )
-        print(one_line(figure))
+        labelled = {entry.claim.method for entry in recorded if entry.claim.summary}
+        draw = partial(draw_costs, labelled=labelled)
+        for file in draw_by_scenario(book.methods_of(recorded), figure, draw):
+            print(one_line(file))
         return 0
     for name, rows in tables.items():
         if table in (None, name):

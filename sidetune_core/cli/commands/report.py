@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ def report(
         reference: a finished run of joint training: adds intransigence relative to the last row of its R.
         format: format of the table: csv has numbers in full precision, latex needs the package booktabs.
         figure: draw a .png, .svg or .pdf file instead: R of one run, or each task over time for several
-            methods.
+            methods; runs of several scenarios are drawn to a file for each, NAME-class-incremental.png.
         curve: draw this training metric over steps instead of R: 'mean_loss', or 'return' or 'success' of
             rollouts.
         images: draw the saved images of this dense task: input, target and the prediction of each method.
@@ -111,17 +112,20 @@ def report(
             f"--{'curve' if curve else 'images'} needs a file to draw, e.g. --figure report.png"
         )
     if figure is not None:
-        from sidetune_core.results.figures import draw, draw_curves, draw_methods, draw_pictures
+        from sidetune_core.results import figures
 
-        if curve:
-            draw_curves(_drawn(methods, summaries), curve, figure)
-        elif images:
-            draw_pictures(_drawn(methods, summaries), images, figure)
-        elif single:
-            draw(summaries[0], figure)
+        if single and not curve and not images:
+            figures.draw(summaries[0], figure)
+            files = [figure]
         else:
-            draw_methods(_drawn(methods, summaries), figure)
-        print(one_line(figure))
+            draw: Callable[[Sequence[MethodRuns], Path], None] = figures.draw_methods
+            if curve:
+                draw = partial(figures.draw_curves, name=curve)
+            elif images:
+                draw = partial(figures.draw_pictures, task=images)
+            files = figures.draw_by_scenario(_drawn(methods, summaries), figure, draw)
+        for file in files:
+            print(one_line(file))
     elif group_by == "run":
         print(compare_runs(summaries, format, (*COMPARED, *extra), shown))
     else:

@@ -44,8 +44,13 @@ def wanted_threads(workers: Count, chosen: int | None, kept: int = 0) -> int | N
     return kept or (1 if workers == "ray" else max(1, available() // workers))
 
 
-def check_workers(job: Job, workers: Count) -> None:
+def check_workers(job: Job, workers: Count, done: int = 0) -> None:
     """Check that the tasks of a run can be trained side by side.
+
+    Args:
+        job: the run.
+        workers: of the run.
+        done: number of its tasks that are trained.
 
     Raises:
         OptionError: they cannot, or not by this kind of processes.
@@ -69,6 +74,12 @@ def check_workers(job: Job, workers: Count) -> None:
         raise OptionError(
             f"--train.eval-every {every} evaluates the tasks trained so far, which the processes of {option} "
             "do not have; leave out one of them"
+        )
+    source = job.resolved.train.start_from
+    if source is not None and len(job.tasks) > 1 and source not in {task.id for task in job.tasks[:done]}:
+        raise OptionError(
+            f"--train.start-from {source} begins tasks with what '{source}' has learned, and {option} trains "
+            f"'{source}' at the same time as they; train one after another: --workers 1"
         )
     if workers == "ray":
         from sidetune_core.training.workers.ray_workers import check_spec

@@ -10,7 +10,7 @@ import pytest
 from sidetune_core.config import argv
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.registry import find, load
-from sidetune_core.config.resolve import recipe_lines, recipe_tables, resolve
+from sidetune_core.config.resolve import advice_lines, recipe_lines, recipe_tables, resolve
 from sidetune_core.config.spec import Choice, RunSpec
 from sidetune_core.errors import OptionError
 from sidetune_core.testing.env import recipe_is_valid
@@ -35,6 +35,16 @@ def test_they_are_the_defaults_of_the_components_that_are_used() -> None:
     assert not hasattr(learner(RunSpec(learner="features")), "begin")
     assert resolve(RunSpec()).train.steps == 3
     assert recipe_tables(RECIPE, "env")["train"] == {"steps": 3}
+
+
+def test_the_header_names_the_training_that_goes_with_an_env_s_options_where_a_run_has_another() -> None:
+    env = {"name": "gym", "preset": "original"}
+    given = {"batch_size": 128, "lr": 1e-4, "schedule": "constant"}
+    assert advice_lines(resolve(RunSpec(env=env, train={**given, "lr": 1e-3}))) == [
+        "env 'gym' recommends --train.lr 0.0001 with its options (this run: 0.001)"
+    ]
+    assert advice_lines(resolve(RunSpec(env=env, train=given))) == []
+    assert advice_lines(resolve(RunSpec(env="gym"))) == []
 
 
 def test_the_user_wins_over_them() -> None:

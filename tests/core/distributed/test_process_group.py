@@ -19,6 +19,8 @@ from sidetune_core.config.kinds import LEARNER
 from sidetune_core.config.spec import DeviceOptions
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.storage import checkpoint
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.within import read_within
 from sidetune_core.system import device
 
 posix = pytest.mark.skipif(os.name != "posix", reason="forks, and sends signals")
@@ -118,6 +120,21 @@ def test_what_is_stored_and_replayed_does_not_depend_on_processes_and_micro_batc
     succeed(server(2, tmp_path / "two", spec))
     assert_same(tmp_path / "two", tmp_path / "one")
     assert weights(tmp_path / "two")["stored.row"].tolist() == list(range(6))
+
+
+@posix
+def test_evaluations_within_a_task_end_it_and_choose_its_weights_as_in_one_process(
+    server: Order, image_archive: Path, tmp_path: Path
+) -> None:
+    spec = make_spec(image_archive, "finetune", steps=30, eval_every=2, patience=2, select="best")
+    spec["env"]["val_fraction"] = 0.4
+    succeed(server(1, tmp_path / "one", spec))
+    succeed(server(2, tmp_path / "two", spec))
+    one, two = (read_within(RunFolder(tmp_path / name)).selections for name in ("one", "two"))
+    assert two == one
+    assert any(selection["stopped"] for selection in one)
+    assert any(selection["restored"] for selection in one)
+    assert_same(tmp_path / "two", tmp_path / "one")
 
 
 @posix

@@ -17,7 +17,13 @@ from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.compare_methods import compare_methods, estimate
 from sidetune_core.results.compare_runs import COMPARED, against
-from sidetune_core.results.figures import curves_of, draw_curves, draw_methods, draw_pictures
+from sidetune_core.results.figures import (
+    curves_of,
+    draw_by_scenario,
+    draw_curves,
+    draw_methods,
+    draw_pictures,
+)
 from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.metrics import MAIN, Results, Row
 from sidetune_core.results.report import RunSummary
@@ -243,6 +249,18 @@ def test_a_plot_of_methods_has_a_panel_for_each_task_and_a_line_for_each_method(
         assert f"<!-- {label} -->" in drawn
 
 
+def test_methods_of_several_scenarios_are_drawn_to_a_file_for_each(tmp_path: Path) -> None:
+    lost = [attrs.evolve(run, spec=attrs.evolve(run.spec, scenario="class")) for run in LOST]
+    out = tmp_path / "grid.svg"
+    files = draw_by_scenario(group_runs([*KEPT, *lost]), out, draw_methods)
+    assert [file.name for file in files] == ["grid-task-incremental.svg", "grid-class-incremental.svg"]
+    for file, others in zip(files, ("class-incremental", "task-incremental"), strict=True):
+        drawn = file.read_text()
+        assert f"pets · {file.stem.removeprefix('grid-')} · 2 tasks" in drawn
+        assert others not in drawn
+    assert draw_by_scenario(group_runs(lost), out, draw_methods) == [out]
+
+
 def test_a_plot_of_methods_on_different_tasks_is_refused(tmp_path: Path) -> None:
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="same env, data, tasks and metric"):
@@ -283,13 +301,13 @@ def test_means_that_are_too_large_are_undefined() -> None:
 
 def test_curves_have_a_panel_for_each_task_and_a_line_for_each_method(tmp_path: Path) -> None:
     methods = group_runs([with_curve(run, tmp_path, 1.0, 0.5) for run in (KEPT[0], LOST[0], JOINT)])
-    draw_curves(methods, "mean_loss", tmp_path / "curves.svg")
+    draw_curves(methods, tmp_path / "curves.svg", "mean_loss")
     drawn = (tmp_path / "curves.svg").read_text()
     for label in ("mean_loss in training", "t0", "kept", "lost", "joint"):
         assert f"<!-- {label} -->" in drawn
     other = attrs.evolve(LOST[0], results=attrs.evolve(LOST[0].results, tasks=("t0", "t7")))
     with pytest.raises(SidetuneError, match="curves of several methods need the same tasks"):
-        draw_curves(group_runs([*KEPT, other]), "mean_loss", tmp_path / "curves.svg")
+        draw_curves(group_runs([*KEPT, other]), tmp_path / "curves.svg", "mean_loss")
 
 
 def with_images(run: RunSummary, folder: Path, **levels: int) -> RunSummary:
@@ -304,14 +322,14 @@ def with_images(run: RunSummary, folder: Path, **levels: int) -> RunSummary:
 def test_images_that_all_methods_share_are_plotted_once(tmp_path: Path) -> None:
     kept = with_images(KEPT[0], tmp_path, input=9, prediction=20, error=1)
     runs = [kept, with_images(LOST[0], tmp_path, input=9, prediction=8, error=2)]
-    draw_pictures(group_runs(runs), "t0", tmp_path / "pictures.svg")
+    draw_pictures(group_runs(runs), tmp_path / "pictures.svg", "t0")
     drawn = re.findall(r"<!-- (.*?) -->", (tmp_path / "pictures.svg").read_text())
     labels = ["input", "kept", "prediction", "kept", "error", "lost", "prediction", "lost", "error"]
     assert [label for label in drawn if "·" not in label] == labels
     with pytest.raises(SidetuneError, match="has no images of task 't1'; it has images of t0"):
-        draw_pictures(group_runs(runs), "t1", tmp_path / "pictures.svg")
+        draw_pictures(group_runs(runs), tmp_path / "pictures.svg", "t1")
     with pytest.raises(SidetuneError, match="has no images of task 't0'; it has no images at all"):
-        draw_pictures(group_runs([JOINT]), "t0", tmp_path / "pictures.svg")
+        draw_pictures(group_runs([JOINT]), tmp_path / "pictures.svg", "t0")
 
 
 def test_a_second_table_has_the_memory_budget_and_csv_its_bytes() -> None:

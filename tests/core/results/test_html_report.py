@@ -127,6 +127,16 @@ def test_runs_of_different_tasks_have_no_common_curve(tmp_path: Path) -> None:
     assert Page(html_report(runs)).count("polyline") == 0
 
 
+def test_runs_of_several_scenarios_have_tables_and_charts_of_their_own(tmp_path: Path) -> None:
+    runs = [summary_of("ewc", tmp_path, seed=seed) for seed in (0, 1)]
+    runs += [attrs.evolve(run, spec=attrs.evolve(run.spec, scenario="class")) for run in runs]
+    text = html_report(runs)
+    titles = re.findall(r"<h2>([^<]*)</h2>", text.partition("<details")[0])
+    names = ("Methods", "Runs", "Metric over the stream")
+    assert titles == [f"{name}, {scenario}-incremental" for scenario in ("task", "class") for name in names]
+    assert Page(text).count("polyline") == 2
+
+
 def test_images_of_tasks_are_in_the_file(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

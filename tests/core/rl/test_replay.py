@@ -176,3 +176,14 @@ def test_the_original_s_preset_replaces_defaults_and_keeps_what_was_set() -> Non
     assert chosen.with_preset() == chosen
     assert chosen.num_envs * ppo.rollout_length == 24 * 128  # mini-batches, with --train.batch-size 128
     assert RolloutConfig().with_preset() == RolloutConfig()
+
+
+def test_the_preset_s_note_names_what_it_changed_alone() -> None:
+    ppo = PPOOptions(clip=0.3, epochs=5, rollout_length=512, replay_epochs=10, replay_steps=1024)
+    given = RolloutConfig(preset="original", num_envs=6, ppo=ppo)
+    assert given.preset_note() == (
+        "preset original sets --env.no-deterministic-eval --env.ppo.recompute-advantages "
+        "--env.ppo.value-coef 0.001 --env.ppo.entropy-coef 0.0001"
+    )
+    assert given.with_preset().preset_note() == ""
+    assert RolloutConfig().preset_note() == ""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -14,8 +17,8 @@ import pytest
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import read_spec
-from sidetune_core.errors import LedgerError, OptionError, RunError
-from sidetune_core.interfaces.tasks import Predict
+from sidetune_core.errors import Interrupted, LedgerError, OptionError, RunError
+from sidetune_core.interfaces.tasks import Batch, Order, Predict
 from sidetune_core.results.metrics import average_accuracy
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage.atomic import write_text
@@ -27,6 +30,7 @@ from sidetune_core.sweeps.space import plan_space
 from sidetune_core.sweeps.study import JOURNAL, Pruner, Sampler, Study
 from sidetune_core.sweeps.tuner import FILE, Outcome, Search, read_search, tune
 from sidetune_core.sweeps.tuning_report import report_search
+from sidetune_core.training import run as training_run
 from sidetune_core.training.run import run
 
 pytest.importorskip("optuna")
@@ -153,6 +157,100 @@ def test_a_search_that_was_killed_is_resumed_with_its_trial(words: list[str], tm
         *("--train.lr", repr(begun.params["train.lr"])),
         *("--first-tasks", "2", "--measure", "val"),
     ]
+
+
+@attrs.define
+class Forked:
+    """Executes each trial in a fork; the second one interrupts the search while it trains, as Ctrl-C does."""
+
+    flag: Path
+    """Made once the trials are told to stop."""
+    workers: int = 1
+    threads: int = 1
+    _pids: list[int] = attrs.field(factory=list)
+
+    def execute(self, words: Sequence[str], output: Path, should_stop: Callable[[], bool] = never) -> int:
+        train, parent = SupervisedTask.train, os.getpid()
+
+        def interrupting(task: SupervisedTask, predict: Predict, order: Order) -> Iterator[Batch]:
+            for step, batch in enumerate(train(task, predict, order)):
+                if step == 1:
+                    os.kill(parent, signal.SIGINT)
+                    while not self.flag.exists():
+                        time.sleep(0.01)
+                yield batch
+
+        pid = os.fork()
+        if not pid:
+            if self._pids:
+                SupervisedTask.train = interrupting  # type: ignore[method-assign]
+            with output.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                status = main_run(words)
+            os._exit(status)
+        self._pids.append(pid)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def stop(self, number: int) -> None:
+        os.kill(self._pids[-1], number)
+        self.flag.touch()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks, and sends signals")
+def test_an_interrupted_search_resumes_its_trial_and_ends_as_one_that_was_not(
+    words: list[str], tmp_path: Path
+) -> None:
+    search = make([*words, "--train.lr", "1e-3..1e-1:log"], "tpe")
+    whole = carry_out(search, tmp_path / "whole", Here(), 3)
+    with pytest.raises(Interrupted):
+        carry_out(search, tmp_path / "cut", Forked(tmp_path / "flag"), 3)
+    study = Study(tmp_path / "cut", search.space, "tpe", "none", 0)
+    assert [trial.state for trial in study.trials] == ["done", "running"]
+    resumed = Here()
+    outcome = carry_out(search, tmp_path / "cut", resumed, 3)
+    assert [words[0] == "--resume" for words in resumed.begun] == [True, False]
+    assert [attrs.evolve(trial, seconds=None) for trial in outcome.trials] == [
+        attrs.evolve(trial, seconds=None) for trial in whole.trials
+    ]
+
+
+def test_the_record_of_a_search_is_what_the_protocol_says_and_binds_a_claim(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"commit": "c" * 40, "changed": False}
+    monkeypatch.setattr(training_run, "_git_state", lambda: dict(state))
+    search = make([*words, "--train.lr", "1e-4,1e-1,1e30"], "random")
+    out, ledger = tmp_path / "search", tmp_path / "ledger"
+    trials = carry_out(search, out, Here(), 3).trials
+    file = ledger / "searches" / "conv.json"
+    assert main(["tune", "--report", str(out), "--record", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(file)
+    recorded = json.loads(file.read_text())
+    assert recorded["argv"] == list(search.argv)
+    assert (recorded["sampler"], recorded["sampler_seed"], recorded["seed"]) == ("random", 0, [0])
+    assert (recorded["first_tasks"], recorded["split"], recorded["metric"]) == (2, "val", "accuracy")
+    assert recorded["commits"] == ["c" * 40]
+    assert [(one["state"], one["value"], one["params"]) for one in recorded["trials"]] == [
+        (trial.state, trial.value, dict(trial.params)) for trial in trials
+    ]
+    best = recorded["trials"][recorded["best"]]
+
+    def claim(lr: str) -> None:
+        command = f"sidetune-run --train.lr {lr} --learner finetune"
+        lines = ['table = "T"', 'method = "m"', f'command = "{command}"', "seeds = [0]", "tolerance = 0.1"]
+        (ledger / "conv.toml").write_text("\n".join([*lines, 'search = "conv"']))
+
+    claim(best["params"]["train.lr"])
+    assert main(["ledger", "--ledger", str(ledger)]) == 0
+    assert "No recorded runs: m" in capsys.readouterr().out
+    claim("0.7")
+    assert main(["ledger", "--ledger", str(ledger)]) != 0
+    chosen = best["params"]["train.lr"]
+    assert f"--train.lr {chosen} was chosen, the command has 0.7" in capsys.readouterr().err
+
+    about = out / "runs" / "trial-000" / "run.json"
+    about.write_text(about.read_text().replace('"changed": false', '"changed": true'))
+    with pytest.raises(LedgerError, match="was made by uncommitted code"):
+        record_search(out, file)
 
 
 def test_trials_that_cannot_run_end_the_search_and_give_their_reason(

@@ -138,6 +138,36 @@ class Hooked(Sound):
             self._current = ""
 
 
+class HandingOn(Hooked):
+    """Gives the base inputs with ids, which the feature cache would find, if it served a base with hooks."""
+
+    def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        self._current = task_id
+        try:
+            return Sound.encode(self, inputs, task_id)
+        finally:
+            self._current = ""
+
+
+class Replaced(Hooked):
+    """Scales a layer of the base by a class of its own, before the core has seen the base; its features are
+    found in the cache, so that they have the scale of the task and the step that computed them."""
+
+    def prepare(self) -> None:
+        self.scales, self._current = nn.ParameterDict(), ""
+        layer = next(module for module in self.base.modules() if isinstance(module, nn.Conv2d))
+        learner = self
+
+        class Scaled(nn.Conv2d):
+            def forward(self, x: Tensor) -> Tensor:
+                return learner._scale(self, x, super().forward(x))
+
+        layer.__class__ = Scaled
+
+    def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
+        return self.scales[task_id] * HandingOn.encode(self, inputs, task_id)  # type: ignore[arg-type]
+
+
 class Flagged(Sound):
     def encode(self, inputs: Mapping[str, Tensor], task_id: str) -> Tensor:
         return functional.dropout(super().encode(inputs, task_id), 0.5, self.training)
@@ -295,6 +325,7 @@ class Hidden(Sound):
 
 
 FAULTS: Mapping[type[Learner], tuple[str, str]] = {
+    Replaced: ("cached_features_are_the_same", "pass it dict(inputs), without ids"),
     Flagged: ("training_flag_of_the_learner_is_not_read", "reads self.training"),
     Current: ("outputs_depend_on_the_given_task", "not by an attribute that start() sets"),
     InPlace: ("losses_change_no_inputs", "changes image in place"),
@@ -324,7 +355,7 @@ def failures(cls: type[Any]) -> dict[str, str]:
     return {finding.check: finding.message for finding in check_learner(cls, Config()) if not finding.passed}
 
 
-@pytest.mark.parametrize("cls", [Sound, NearestMean, Phased, Hooked])
+@pytest.mark.parametrize("cls", [Sound, NearestMean, Phased, Hooked, HandingOn])
 def test_sound_learners_have_no_fault(cls: type[Learner]) -> None:
     assert failures(cls) == {}
 

@@ -82,6 +82,27 @@ def test_two_workers_leave_the_files_of_one_process(make_spec: Any, tmp_path: Pa
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
+def test_tasks_that_begin_with_another_are_trained_side_by_side_once_that_one_is_trained(
+    make_spec: Any, tmp_path: Path
+) -> None:
+    spec = make_spec(steps=3, start_from="t0")
+    with pytest.raises(
+        OptionError, match="'t0' at the same time as they; train one after another: --workers 1"
+    ):
+        sidetune_core.run(spec, tmp_path / "two", workers=2)
+    assert not (tmp_path / "two").exists()
+
+    class Stop(sidetune_core.Callback):
+        def on_row(self, record: Any) -> None:
+            raise KeyboardInterrupt
+
+    sidetune_core.run(spec, tmp_path / "one")
+    with pytest.raises(KeyboardInterrupt):
+        sidetune_core.run(spec, tmp_path / "two", callbacks=[Stop()])
+    sidetune_core.resume(tmp_path / "two", workers=2, trust_local_code=True)
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
 def no_processes_left() -> bool:
     return not multiprocessing.active_children()
 

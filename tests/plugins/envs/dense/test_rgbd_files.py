@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import OpenEXR
 import pytest
 import torch
 from PIL import Image
+from sidetune_plugins.envs.dense.rgbd_files import read_depth
 
 from sidetune_core.api import DataError, OptionError, Order
 from sidetune_core.config.kinds import ENV
@@ -32,10 +35,17 @@ def walls(size: int = SIZE, near: int = 2000, far: int = 4000) -> np.ndarray[Any
     return depth
 
 
+def write_exr(path: Path, channels: dict[str, np.ndarray[Any, Any]]) -> None:
+    with OpenEXR.File({"compression": OpenEXR.ZIP_COMPRESSION}, channels) as file:
+        file.write(str(path))
+
+
 def save(path: Path, image: Image.Image | np.ndarray[Any, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, image)
+    elif path.suffix == ".exr":
+        write_exr(path, {"Z": np.asarray(image)})
     else:
         (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
 
@@ -61,6 +71,7 @@ LAYOUTS: dict[str, Callable[[int], tuple[str, str]]] = {
     "tum": lambda k: (f"rgb/{1305031102 + k}.175304.png", f"depth/{1305031102 + k}.160407.png"),
     "upper case": lambda k: (f"{k:03}-rgb.JPG", f"{k:03}-depth.PNG"),
     "arrays": lambda k: (f"{k:03}-rgb.png", f"{k:03}-depth.npy"),
+    "exr": lambda k: (f"color/{k}.jpg", f"depth/{k}.exr"),
 }
 
 
@@ -70,7 +81,9 @@ def test_frames_are_found_in_published_layouts(layout: str, tmp_path: Path) -> N
     for index in (0, 1, 2, 10):
         colour_name, depth_name = LAYOUTS[layout](index)
         save(tmp_path / colour_name, colour(index))
-        depth = walls().astype(np.float32) / 1000 if layout == "arrays" else walls() * np.uint16(units)
+        depth = (
+            walls().astype(np.float32) / 1000 if layout in ("arrays", "exr") else walls() * np.uint16(units)
+        )
         save(tmp_path / depth_name, depth)
     env = make(tmp_path, intrinsics=GIVEN, depth_scale=1000.0 * units)
     with warnings.catch_warnings():
@@ -188,3 +201,34 @@ def test_implausible_values_are_warned_about(
 def test_depth_of_another_aspect_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="16 x 32 pixels do not have the aspect ratio .* 32 x 32"):
         make(write(tmp_path / "frames", np.ones((16, 32), np.uint16))).tasks()
+
+
+def test_the_depth_of_an_exr_file_is_its_channel_z_or_what_all_channels_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "depth.exr"
+    metres = np.linspace(0.5, 4, 12, dtype=np.float32).reshape(3, 4)
+    for channels in (
+        {"Z": metres, "R": 2 * metres, "A": metres + 1},
+        {"view.depth.Z": metres, "view.R": 2 * metres},
+        {"V": metres},
+        {"R": metres, "G": metres, "B": metres},
+    ):
+        write_exr(path, channels)
+        assert np.array_equal(read_depth(path), metres)
+    write_exr(path, {"Z": metres.astype(np.float16)})
+    assert read_depth(path).dtype == np.float32
+    write_exr(path, {"R": metres, "G": 2 * metres})
+    with pytest.raises(
+        DataError, match="has the channels G, R; expected depth as 'Z', or as the only channel"
+    ):
+        read_depth(path)
+    write_exr(path, {"Z": metres.astype(np.uint32)})
+    with pytest.raises(DataError, match=r"has depth \(3, 4\) uint32; expected \(H, W\), floats in metres"):
+        read_depth(path)
+    path.write_bytes(path.read_bytes()[:80])
+    with pytest.raises(DataError, match="cannot be read as an OpenEXR image"):
+        read_depth(path)
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    with pytest.raises(DataError, match=r"needs 'OpenEXR': pip install 'sidetune\[exr\]'"):
+        read_depth(path)

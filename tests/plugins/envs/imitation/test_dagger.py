@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +23,13 @@ from sidetune_core.api import Batch, Inputs, Order
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure
+from sidetune_core.demonstrations.dataset import ExpertFile
 from sidetune_core.rl import FollowsActions, Observations
+from sidetune_core.storage.run_folder import open_run
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "core" / "rl" / "rollouts"))
+CORE = Path(__file__).parents[3] / "core"
+ROLLOUTS = CORE / "rl" / "rollouts"
+sys.path.insert(0, str(ROLLOUTS))
 
 Imitation: Any = registry.load(registry.find(ENV, "imitation"))
 CUES = {"name": "cue:Cues", "eval_episodes": 4, "num_envs": 2}
@@ -96,39 +105,51 @@ def test_training_resumes_anywhere_with_the_same_batches(cues: Path, step: int) 
         assert torch.equal(one.targets, other.targets)
 
 
-def test_a_run_that_was_interrupted_between_rounds_ends_with_the_same_bytes(
-    cues: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def server() -> Iterator[Callable[..., dict[str, int]]]:
+    """Does one run, and kills it (see tests/core/training/kills/server.py)."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROLLOUTS)}
+    with subprocess.Popen(
+        [sys.executable, CORE / "training" / "kills" / "server.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+
+        def order(**values: Any) -> dict[str, int]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps(values), file=process.stdin, flush=True)
+            answer: dict[str, int] = json.loads(process.stdout.readline())
+            return answer
+
+        yield order
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks, and kills with SIGKILL")
+def test_a_run_that_is_killed_between_or_in_rounds_and_resumed_ends_with_the_same_bytes(
+    cues: Path, tmp_path: Path, server: Callable[..., dict[str, int]]
 ) -> None:
-    env = {"name": "imitation", "root": [str(cues)], **ENV_OPTIONS}
-    spec = sidetune_core.RunSpec(
-        base="mlp",
-        learner="finetune",
-        env=env,
-        train={"steps": 16, "batch_size": 10, "lr": 1e-2},
-        trust_local_code=True,
-    )
-    whole = sidetune_core.run(spec, tmp_path / "whole")
-    metrics = list(whole.folder.lines("eval.jsonl"))[-1]["figures"]
+    spec = {
+        "base": "mlp",
+        "learner": "finetune",
+        "env": {"name": "imitation", "root": [str(cues)], **ENV_OPTIONS},
+        "train": {"steps": 16, "batch_size": 10, "lr": 1e-2},
+    }
+
+    def run(folder: Path, kill: int = 0, resume: bool = False) -> dict[str, int]:
+        return server(spec=spec, folder=str(folder), save_every="3", kill=kill, resume=resume)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    moments = run(whole)["moments"]
+    metrics = list(open_run(whole).lines("eval.jsonl"))[-1]["figures"]
     assert metrics["expert_queries"] == 30
-
-    cut = tmp_path / "cut"
-    task_class = type(make_task(cues))
-    label, count = task_class._label, 0
-
-    def fails(self: Any, predict: Any, seed: int) -> Any:
-        nonlocal count
-        count += 1
-        if count == 2:
-            raise KeyboardInterrupt
-        return label(self, predict, seed)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task_class, "_label", fails)
-        with pytest.raises(KeyboardInterrupt):
-            sidetune_core.run(spec, cut, save_every="3")
-    sidetune_core.resume(cut, trust_local_code=True)
-    assert (cut / "eval.jsonl").read_bytes() == (tmp_path / "whole" / "eval.jsonl").read_bytes()
-    (newest,) = sorted((tmp_path / "whole" / "checkpoints").glob("after-*.safetensors"))[-1:]
+    killed = [run(cut, kill=moments // 2), run(cut, kill=moments // 4, resume=True)]
+    assert [answer["status"] for answer in killed] == [-signal.SIGKILL] * 2
+    assert run(cut, resume=True)["status"] == 0
+    assert (cut / "eval.jsonl").read_bytes() == (whole / "eval.jsonl").read_bytes()
+    (newest,) = sorted((whole / "checkpoints").glob("after-*.safetensors"))[-1:]
     assert (cut / "checkpoints" / newest.name).read_bytes() == newest.read_bytes()
 
 
@@ -171,7 +192,10 @@ def test_the_bot_s_label_follows_the_actions_that_were_taken(tmp_path: Path) -> 
     vector_env.close()
 
 
-def test_the_policy_of_a_run_labels_steps(cues: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two tasks of one cue, of which the last is trained further."""
+    tmp_path = tmp_path_factory.mktemp("trained")
     spec = sidetune_core.RunSpec(
         base="mlp",
         learner="scratch",
@@ -183,13 +207,53 @@ def test_the_policy_of_a_run_labels_steps(cues: Path, tmp_path: Path) -> None:
     run = sidetune_core.extend(  # of the same title: the last one labels
         first, spec.env, tasks=["t0"], out=tmp_path / "run", trust_local_code=True
     )
-    last = run.tasks[-1].id
-    assert last not in {task.id for task in first.tasks}
-    task = make_task(cues, expert=str(run.folder.path))
-    batch = drawn(task.train(wrong, Order(0, 35)), 7)[-1]
-    model = sidetune_core.load(tmp_path / "run", trust_local_code=True)
+    assert run.tasks[-1].id not in {task.id for task in first.tasks}
+    return run.folder.path
+
+
+def assert_labels_are_those_of(run: Path, task_id: str, batch: Batch) -> None:
+    """Check that steps were labelled, with the most likely actions of a task's policy."""
     labelled = batch.ids >= 2**32
-    observations = [{"cue": row} for row in batch.inputs["cue"][labelled].numpy()]
-    actions = torch.tensor([float(action[0]) for action in model.act(observations, last, deterministic=True)])
     assert labelled.sum() == 15
-    assert torch.equal(batch.targets[labelled][:, 0], actions)
+    model = sidetune_core.load(run, trust_local_code=True)
+    observations = [{"cue": row} for row in batch.inputs["cue"][labelled].numpy()]
+    actions = [float(action[0]) for action in model.act(observations, task_id, deterministic=True)]
+    assert batch.targets[labelled][:, 0].tolist() == actions
+
+
+def test_the_policy_of_a_run_labels_steps(cues: Path, trained: Path) -> None:
+    task = make_task(cues, expert=str(trained))
+    batch = drawn(task.train(wrong, Order(0, 35)), 7)[-1]
+    assert_labels_are_those_of(trained, sidetune_core.load(trained, trust_local_code=True).tasks[-1], batch)
+
+
+def test_the_run_that_was_recorded_labels_steps_without_being_named(trained: Path, tmp_path: Path) -> None:
+    kept = shutil.copytree(trained, tmp_path / "runs" / "kept")
+    folder = tmp_path / "recordings" / "kept"
+    recorded = demonstrations.record_demonstrations(
+        None, folder, 8, expert=kept, task="t0", quiet=True, trust_local_code=True
+    )
+    assert recorded.manifest.expert_file == ExpertFile("../../runs/kept", "t0")
+    moved = Path(shutil.move(tmp_path / "runs", tmp_path / "elsewhere"))
+    with pytest.raises(api.OptionError, match=r"the policy of a run, which is no longer at \S+/runs/kept\. "):
+        make_task(folder)
+    moved.rename(tmp_path / "runs")
+    batch = drawn(make_task(folder).train(wrong, Order(0, 35)), 7)[-1]
+    assert_labels_are_those_of(kept, "t0", batch)  # and not the last one of its title
+
+    card = folder / "card.json"
+    card.write_text(card.read_text().replace(recorded.manifest.about["weights"], "0" * 64))
+    with pytest.raises(api.OptionError, match=r"has other weights than .* pass --env.expert \S+/kept"):
+        make_task(folder)
+
+
+def test_a_recording_says_why_its_expert_cannot_label(cues: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(cues, tmp_path / "cues")
+    text = (folder / "card.json").read_text()
+    for expert, reason in (
+        ("run", "the policy of a run, and its card.json, of an earlier version, does not say which"),
+        ("oracle2", "expert 'oracle2', which cue t0 no longer has"),
+    ):
+        (folder / "card.json").write_text(text.replace('"expert": "oracle"', f'"expert": "{expert}"'))
+        with pytest.raises(api.OptionError, match=f"{reason}. Pass one: --env.expert RUNFOLDER"):
+            make_task(folder)
