@@ -7,6 +7,7 @@ keeps state that no tensor holds, and every task is measured from then on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -71,7 +72,6 @@ class _Standing:
 
     task: Task
     record: TaskRecord | None
-    values: Values | None
     not_carried: str
     uncertain: str
 
@@ -105,6 +105,7 @@ class Memo:
         self._outside: set[str] = set()
         self._touched: set[str] | None = None
         self._standing: dict[str, _Standing] = {}
+        self._cells: dict[str, float | None] = {}
         self.replays: Mapping[str, Replay] = {}
         """Of the probes of earlier tasks, by id, after the present stage; in the main process."""
 
@@ -123,7 +124,7 @@ class Memo:
         if self._folder is not None and done:
             folder = self._folder
             latest = group.broadcast_from_main(lambda: latest_values(folder, done))
-            self._values = dict(latest.values)
+            self._values, self._cells, self._standing = dict(latest.values), {}, {}
             self._repeated, self._varying = set(latest.repeated), set(latest.varying)
 
     def plan(
@@ -151,7 +152,7 @@ class Memo:
             reasons = self._reasons(tracked, before, recorders, context, recorder)
             number = len(seen) - 1
             carried = [task for task in before if task.id not in reasons]
-            with_data = [task.id for task in carried if not isinstance(task, CardTask)]
+            with_data = [task.id for task in carried if not _is_card(type(task))]
             sample = (
                 with_data[derive_seed(context.seed, "sample", number) % len(with_data)] if with_data else ""
             )
@@ -166,7 +167,7 @@ class Memo:
         Raises:
             SidetuneError: the data of a task is gone or has changed.
         """
-        bare = [task for task in tasks if isinstance(task, CardTask) and task.id in row.measured]
+        bare = [task for task in tasks if task.id in row.measured and _is_card(type(task))]
         if not bare or self._read is None:
             return tasks
         given = self._read([task.id for task in bare], row.reasons.get(bare[0].id, ""))
@@ -217,12 +218,18 @@ class Memo:
                 (self._repeated if same else self._varying).add(id)
                 (self._varying if same else self._repeated).discard(id)
             self._values[id] = values
+            self._cells.pop(id, None)
+            self._standing.pop(id, None)
         self._threads = torch.get_num_threads()
         self._rows += 1
 
-    def cell(self, task: Task) -> float | None:
-        """The value of a task on the split of R in the last row; None for a gap."""
-        return self._values.get(task.id, {}).get(self._split, {}).get(task.metric)
+    def cells(self, tasks: Sequence[Task]) -> list[float | None]:
+        """The values of tasks on the split of R in the last row; None for a gap."""
+        known = self._cells
+        for task in tasks:
+            if task.id not in known:
+                known[task.id] = self._values.get(task.id, {}).get(self._split, {}).get(task.metric)
+        return [known[task.id] for task in tasks]
 
     def _reasons(
         self,
@@ -246,8 +253,11 @@ class Memo:
         affected = log.affected(tracked.with_bases(changed))
         self._touched |= affected
         reasons = dict[str, str]()
+        known = self._standing
         for task in before:
-            standing = self._standing_of(task, records.get(task.id))
+            standing, record = known.get(task.id), records.get(task.id)
+            if standing is None or standing.task is not task or standing.record is not record:
+                standing = known[task.id] = self._standing_of(task, record)
             reason = standing.not_carried or standing.uncertain
             if task.id in affected:
                 read = set(changed) & records[task.id].all_tensors.keys()
@@ -263,22 +273,13 @@ class Memo:
         return reasons
 
     def _standing_of(self, task: Task, record: TaskRecord | None) -> _Standing:
-        """What is known of a task; looked up again only if that has changed."""
-        values, known = self._values.get(task.id), self._standing.get(task.id)
-        if (
-            known is None
-            or known.task is not task
-            or known.record is not record
-            or known.values is not values
-        ):
-            uncertain = ""
-            if not is_whole(values):
-                uncertain = f"the last evaluation of {task.id} has gaps"
-            elif not self._is_reproducible(task):
-                uncertain = f"the results of {task.id} may not depend on the learner alone"
-            known = _Standing(task, record, values, not_carried(record, task.id), uncertain)
-            self._standing[task.id] = known
-        return known
+        """What is known of a task; it holds until the task is measured or its record is another."""
+        uncertain = ""
+        if not is_whole(self._values.get(task.id)):
+            uncertain = f"the last evaluation of {task.id} has gaps"
+        elif not self._is_reproducible(task):
+            uncertain = f"the results of {task.id} may not depend on the learner alone"
+        return _Standing(task, record, not_carried(record, task.id), uncertain)
 
     def _reason_for_all(self, log: CertificateLog, done: int, context: Context, scenario: Scenario) -> str:
         """Why no value is carried over; empty if some may be."""
@@ -332,6 +333,12 @@ class Memo:
         if task.id in self._repeated:
             return True
         return isinstance(task, SupervisedTask) and type(task).evaluate is SupervisedTask.evaluate
+
+
+@functools.cache
+def _is_card(kind: type) -> bool:
+    """Whether tasks of a class have no data; `isinstance` would take long for all tasks after each."""
+    return issubclass(kind, CardTask)
 
 
 def _touched(tracked: TrackedLearner, log: CertificateLog) -> set[str]:
