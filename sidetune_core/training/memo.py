@@ -38,7 +38,6 @@ from sidetune_core.training.unchanged import (
     bits,
     changed_since,
     depends_on_all_tasks,
-    irreproducible,
     is_whole,
     latest_values,
     not_carried,
@@ -70,8 +69,6 @@ class Row:
 class _Standing:
     """Why a task is measured whatever the present stage has changed, by what that depends on."""
 
-    task: Task
-    record: TaskRecord | None
     not_carried: str
     uncertain: str
 
@@ -104,7 +101,9 @@ class Memo:
         self._rows = 0
         self._outside: set[str] = set()
         self._touched: set[str] | None = None
-        self._standing: dict[str, _Standing] = {}
+        self._log: CertificateLog | None = None
+        self._revised = 0
+        self._clear: dict[str, Task] = {}
         self._cells: dict[str, float | None] = {}
         self.replays: Mapping[str, Replay] = {}
         """Of the probes of earlier tasks, by id, after the present stage; in the main process."""
@@ -124,7 +123,7 @@ class Memo:
         if self._folder is not None and done:
             folder = self._folder
             latest = group.broadcast_from_main(lambda: latest_values(folder, done))
-            self._values, self._cells, self._standing = dict(latest.values), {}, {}
+            self._values, self._cells, self._clear = dict(latest.values), {}, {}
             self._repeated, self._varying = set(latest.repeated), set(latest.varying)
 
     def plan(
@@ -219,7 +218,7 @@ class Memo:
                 (self._varying if same else self._repeated).discard(id)
             self._values[id] = values
             self._cells.pop(id, None)
-            self._standing.pop(id, None)
+            self._clear.pop(id, None)
         self._threads = torch.get_num_threads()
         self._rows += 1
 
@@ -253,12 +252,13 @@ class Memo:
         affected = log.affected(tracked.with_bases(changed))
         self._touched |= affected
         reasons = dict[str, str]()
-        known = self._standing
-        for task in before:
-            standing, record = known.get(task.id), records.get(task.id)
-            if standing is None or standing.task is not task or standing.record is not record:
-                standing = known[task.id] = self._standing_of(task, record)
+        self._forget_revised(log)
+        unclear, clear = affected | self._touched, self._clear
+        for task in [task for task in before if clear.get(task.id) is not task or task.id in unclear]:
+            standing = self._standing_of(task, records.get(task.id))
             reason = standing.not_carried or standing.uncertain
+            if not reason:
+                clear[task.id] = task
             if task.id in affected:
                 read = set(changed) & records[task.id].all_tensors.keys()
                 reason = f"training changed {shorten(sorted(read or changed))}"
@@ -272,14 +272,23 @@ class Memo:
             )
         return reasons
 
+    def _forget_revised(self, log: CertificateLog) -> None:
+        """Look once more at the tasks whose records are others than in the row before."""
+        if log is not self._log:
+            self._log, self._revised = log, 0
+            self._clear = {}
+        for id in log.revised[self._revised :]:
+            self._clear.pop(id, None)
+        self._revised = len(log.revised)
+
     def _standing_of(self, task: Task, record: TaskRecord | None) -> _Standing:
-        """What is known of a task; it holds until the task is measured or its record is another."""
+        """Why a task is measured; it holds until the task is measured or its record is another."""
         uncertain = ""
         if not is_whole(self._values.get(task.id)):
             uncertain = f"the last evaluation of {task.id} has gaps"
         elif not self._is_reproducible(task):
             uncertain = f"the results of {task.id} may not depend on the learner alone"
-        return _Standing(task, record, not_carried(record, task.id), uncertain)
+        return _Standing(not_carried(record, task.id), uncertain)
 
     def _reason_for_all(self, log: CertificateLog, done: int, context: Context, scenario: Scenario) -> str:
         """Why no value is carried over; empty if some may be."""
@@ -289,7 +298,7 @@ class Memo:
             return reason
         if not log.records or self._identity is None or self._folder is None:
             return "the run has no certificate of what they read"
-        self._outside.update(irreproducible(log.records.values()))
+        self._outside.update(log.outside)
         if self._outside:
             return f"outputs of {shorten(sorted(self._outside))} depend on state outside of tensors"
         if self._rows:

@@ -332,14 +332,16 @@ class TrackedLearner:
         """Keep a journal no longer."""
         self._journals = [one for one in self._journals if one is not journal]
 
-    def refresh(self, thorough: bool = False, decides: bool = False, everywhere: bool = True) -> Difference:
+    def refresh(
+        self, thorough: bool = False, decides: bool = False, within: Collection[str] | None = None
+    ) -> Difference:
         """Bring all of this up to date.
 
         Args:
             thorough: hash every tensor.
             decides: which values of R are carried over, at the end of a stage.
-            everywhere: look at the versions of all tensors; otherwise at those of tensors that are new or to
-                be trained, and a write to another one is noticed by the next refresh.
+            within: names of tensors whose versions to look at, besides those of tensors that are new or in
+                training; a write to another one is noticed by the next refresh. None for all.
 
         Returns:
             What differs from the last refresh.
@@ -361,8 +363,11 @@ class TrackedLearner:
         self._note_released()
         for entry in self._released.values():
             tree.move(entry)
-        in_training = [*self._released.values(), *(one for node in self._active.values() for one in node.own)]
-        looked_at = None if every or everywhere else [*in_training, *sample]
+        looked_at = None
+        if within is not None and not every:
+            active = (entry for node in self._active.values() for entry in node.own)
+            named = (tree.entries[name] for name in within if name in tree.entries)
+            looked_at = [*self._released.values(), *active, *sample, *named]
         seen = {entry.name: entry for entry in tree.written(looked_at)}
         seen |= {entry.name: entry for entry in tree.sharing(self._released.values())}
         others = tree.entries.values() if every else sample
