@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
@@ -102,7 +102,7 @@ def _state_shapes(kind: Kind, plugin: Plugin) -> Iterator[dict[str, Shape]]:
         for encoding in ENCODINGS if kind is SIDE else ENCODINGS[:1]:
             arguments = ({"image": image}, _Encodes(encoding)) if kind is SIDE else ({"image": image},)
             try:
-                network = _built(partial(component, config, *arguments))
+                network = _built(component, config, *arguments)
             except Exception:  # noqa: BLE001 - it does not accept these inputs, or cannot be built without memory
                 continue
             yield {key: tuple(value.shape) for key, value in network.state_dict().items()}
@@ -126,14 +126,16 @@ def _may_have_weights(plugin: Plugin) -> bool:
     return True
 
 
-def _built(make: Callable[[], nn.Module]) -> nn.Module:
+def _built(component: type[Any], config: Any, *arguments: Any) -> nn.Module:
     """A component; a large one on the meta device, whose kernels take a second to import."""
+    network: nn.Module
     try:
         with limited(MAX_ALLOCATED):
-            return make()
+            network = component(config, *arguments)
     except TooLarge:
         with torch.device("meta"):
-            return make()
+            network = component(config, *arguments)
+    return network
 
 
 class _Encodes(Base):

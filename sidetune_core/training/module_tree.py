@@ -365,7 +365,9 @@ class ModuleTree:
             self._registered.append((module, name, value))
 
     def _list_versions(self) -> None:
-        self._watched_entries, self._watched, self._versions = [], [], []
+        self._watched_entries: list[Entry] = []
+        self._watched: list[Tensor] = []
+        self._versions = []
         self._has_inference = False
         self._watch(self._entries.values())
 
