@@ -370,6 +370,8 @@ def test_stages_are_thorough_at_first_and_whenever_their_number_has_doubled() ->
 def test_a_write_outside_of_what_is_looked_at_is_found_by_the_next_refresh() -> None:
     learner = nn.Sequential(*(nn.Linear(1, 1) for _ in range(40)))
     tracked = follow(learner)
+    tracked.freeze()
+    tracked.refresh()
     with torch.no_grad():
         for layer in learner:
             layer.weight.add_(1)
