@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -136,28 +137,22 @@ class Torchvision(Base):
 
     def blocks(self) -> tuple[Block, ...]:
         """The residual blocks of the network; those of other networks, such as VGG's, are none."""
-        return self._blocks(self._traced(training=False))
+        return _blocks(self.model, *self._nodes, self._image)
 
     def continued(self, tap: int, keep: Collection[int] | None = None) -> GraphAfterTap:
         """See `Continuable`."""
         traced = {training: self._traced(training) for training in (False, True)}
-        blocks = self._blocks(traced[False])
+        blocks = self.blocks()
         example = {"image": torch.full((2, *self._image), 0.5, device=self.mean.device)}
         return continue_graph(self, self.network, traced, blocks, tap, keep, OTHER_TAPS, example)
 
-    def _blocks(self, traced: Traced) -> tuple[Block, ...]:
-        return find_blocks(traced, torch.zeros(2, *self._image, device="meta"))
+    @property
+    def _nodes(self) -> tuple[tuple[str, ...], int, bool]:
+        """The names of the taps and the encoding, the number of taps, and whether the encoding is a mean."""
+        return tuple(self.names), len(self.tap_shapes), self.pooled and self.encoding == "vector"
 
     def _traced(self, training: bool) -> Traced:
-        """The graph of the complete network up to the encoding."""
-        traced = _trace(self.model, self.names, training)
-        encoding = traced.nodes[self.names[-1]]
-        if self.pooled and self.encoding == "vector":
-            with traced.graph.inserting_after(encoding):
-                encoding = traced.graph.call_method("mean", (encoding, (2, 3)))
-            traced.owners[encoding] = ""
-        taps = tuple(traced.nodes[name] for name in self.names[: len(self.tap_shapes)])
-        return Traced(traced.network, traced.graph, traced.owners, taps, encoding)
+        return _traced(self.model, *self._nodes, training)
 
 
 @attrs.frozen(eq=False)
@@ -197,6 +192,34 @@ def _trace(model: str, names: Sequence[str], training: bool = False) -> _Trace:
         for name, node in nodes.items()
     }
     return _Trace(network, graph, nodes, owners)
+
+
+@functools.lru_cache(maxsize=8)
+def _traced(model: str, names: tuple[str, ...], taps: int, is_mean: bool, training: bool) -> Traced:
+    """The graph of the complete network up to the encoding, the last of `names`. It has no weights and is not
+    changed, so that all tasks share it."""
+    traced = _trace(model, names, training)
+    encoding = traced.nodes[names[-1]]
+    if is_mean:
+        with traced.graph.inserting_after(encoding):
+            encoding = traced.graph.call_method("mean", (encoding, (2, 3)))
+        traced.owners[encoding] = ""
+    return Traced(
+        traced.network,
+        traced.graph,
+        traced.owners,
+        tuple(traced.nodes[name] for name in names[:taps]),
+        encoding,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _blocks(
+    model: str, names: tuple[str, ...], taps: int, is_mean: bool, image: tuple[int, ...]
+) -> tuple[Block, ...]:
+    """See `Torchvision.blocks`."""
+    traced = _traced(model, names, taps, is_mean, training=False)
+    return find_blocks(traced, torch.zeros(2, *image, device="meta"))
 
 
 def _names_in_chain(trace: _Trace, last: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import torch
@@ -13,6 +13,8 @@ from sidetune_core.config.resolve import ResolvedComponent
 from sidetune_core.interfaces.inputs import Features, InputShapes
 from sidetune_core.interfaces.networks import Base, Merger, Side
 from sidetune_core.system.precision import Cost, CostMeter
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 @attrs.frozen(eq=False)
@@ -40,11 +42,16 @@ class BlankBase:
 
     def meta_base(self) -> Base:
         """A copy of the base on the meta device, without taking memory for its weights."""
+        return self.on_meta(self.base)
+
+    def on_meta(self, network: _Network) -> _Network:
+        """A copy on the meta device of the base, or of a network that may refer to its weights."""
         memo: dict[int, Any] = {id(self.base.cache): None}
-        for parameter in self.base.parameters():
-            memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-        memo |= {id(buffer): buffer.to("meta") for buffer in self.base.buffers()}
-        return copy.deepcopy(self.base, memo)
+        for one in (self.base, network):
+            for parameter in one.parameters():
+                memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+            memo |= {id(buffer): buffer.to("meta") for buffer in one.buffers()}
+        return copy.deepcopy(network, memo)
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -16,7 +16,7 @@ from sidetune_core.assembly.blank import BlankBase, device_of, moved
 from sidetune_core.assembly.make import make_component, without_weights
 from sidetune_core.assembly.tap_check import check_declared_taps
 from sidetune_core.config.resolve import ResolvedComponent
-from sidetune_core.errors import FitError
+from sidetune_core.errors import FitError, SidetuneError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import Features, InputShapes, Shape
 from sidetune_core.interfaces.networks import Base, Merger, Side, note_structure
@@ -89,7 +89,7 @@ def check_side(component: ResolvedComponent, blank: BlankBase, allocate: bool = 
         encoding: Tensor = side.eval()(blank.blank, features)
         return encoding
 
-    side, encoding = _build(make, encode, blank.features, allocate)
+    side, encoding = _build(make, encode, blank.features, allocate, component.owner)
     _check_shape(component, "an encoding", encoding, blank.base.shape, "needs the base's shape")
     if component.cls.needs_taps and side.tap_indices is not None:
         with torch.device(device_of(side)):
@@ -112,7 +112,7 @@ def check_merger(component: ResolvedComponent, blank: BlankBase, allocate: bool 
         merged: Tensor = merger.eval()([features.encoding, features.encoding])
         return merged
 
-    merger, merged = _build(make, merge, blank.features, allocate)
+    merger, merged = _build(make, merge, blank.features, allocate, component.owner)
     _check_shape(component, "an encoding", merged, blank.base.shape, "needs the base's shape")
     return merger
 
@@ -122,14 +122,15 @@ def _build(
     call: Callable[[_Network, Features], Tensor],
     features: Features,
     allocate: bool,
+    owner: str,
 ) -> tuple[_Network, Tensor]:
     """A network and its output; on the meta device if it is large."""
     with torch.no_grad():
         try:
-            with _limited(MAX_ALLOCATED):
+            with limited(MAX_ALLOCATED):
                 network = make()
             return network, call(network, features)
-        except _TooLarge:
+        except TooLarge:
             pass
         except RuntimeError as error:
             if "allocate memory" not in str(error):  # a single layer that is larger than the memory
@@ -139,20 +140,24 @@ def _build(
             with torch.device("meta"):
                 network = make()
                 return network, call(network, meta)
-        except Exception:  # it needs values
-            if not allocate:
+        except Exception as error:  # it needs values
+            if not allocate and isinstance(error, SidetuneError):
                 raise
+            if not allocate:
+                raise FitError(
+                    f"{owner} cannot be checked without memory for its weights ({error})"
+                ) from error
         network = make()
         return network, call(network, features)
 
 
-class _TooLarge(Exception):
+class TooLarge(Exception):
     """A network has more parameters than are to be allocated."""
 
 
 @contextmanager
-def _limited(limit: int) -> Iterator[None]:
-    """Raise `_TooLarge` as soon as the modules that are made have more parameters than `limit`, which is
+def limited(limit: int) -> Iterator[None]:
+    """Raise `TooLarge` as soon as the modules that are made have more parameters than `limit`, which is
     before these are initialised.
     """
     total = 0
@@ -161,7 +166,7 @@ def _limited(limit: int) -> Iterator[None]:
         nonlocal total
         total += parameter.numel() if parameter is not None else 0
         if total > limit:
-            raise _TooLarge
+            raise TooLarge
 
     hook = register_module_parameter_registration_hook(count)
     try:

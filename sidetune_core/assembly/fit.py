@@ -141,6 +141,8 @@ def fit_components(resolved: ResolvedRun, stream: TaskStream) -> Fit:
 
 def _precisions(blank: BlankBase, side: CostMeter | None, trained: TrainedParts | None) -> Precisions:
     """The precisions that suit the networks; where it is not known what is trained, all may be."""
+    if trained is not None and trained.is_of_copies:
+        trained = None
     costs = []
     if side is not None and (trained is None or trained.side):
         costs.append(side.cost)

@@ -64,6 +64,8 @@ class SideTuning:
     """Multiply-adds of a training step of side and merger for one example; None if unknown."""
     forward: int | None
     """Multiply-adds of a forward pass of the base for one example; None if unknown."""
+    grows: bool = False
+    """Whether later tasks also run networks of earlier ones."""
 
 
 def side_tuning(
@@ -85,7 +87,15 @@ def side_tuning(
     if trained.is_plain and meter.covers(side) and merging.covers(merger):
         step = meter.training + merging.training
     cached = CachedColumns.of(blank, taps)
-    return SideTuning(trained.parameters, blank.parameters, trained.head_shape, cached, step, blank.madds)
+    return SideTuning(
+        trained.parameters,
+        blank.parameters,
+        trained.head_shape,
+        cached,
+        step,
+        blank.madds,
+        not trained.is_independent,
+    )
 
 
 @attrs.frozen
@@ -106,6 +116,8 @@ class TaskCost:
     """Multiply-adds of a training step in those of fine-tuning the base; None if unknown."""
     without_base: str
     """When the base is computed in addition; empty if the step has it."""
+    grows: bool = False
+    """Whether a step of a later task takes more."""
 
     def line(self, side: str) -> str:
         """For the header of a run; `side` names the side."""
@@ -117,7 +129,11 @@ class TaskCost:
         if self.step is not None:
             base = f" plus the base {self.without_base}" if self.without_base else ""
             note = "" if self.has_head else " (without heads)"
-            parts.append(f"a step takes {self.step:.2g} of fine-tuning's multiply-adds{note}{base}")
+            later = ", more in later tasks, which also run the sides before" if self.grows else ""
+            first = " of the first task" if self.grows else ""
+            parts.append(
+                f"a step{first} takes {self.step:.2g} of fine-tuning's multiply-adds{note}{base}{later}"
+            )
         return f"{side}: {', '.join(parts)}"
 
     def to_json(self) -> dict[str, Any]:
@@ -152,6 +168,7 @@ def task_cost(
         columns.at_most,
         _step(known, head.madds, with_base=not without_base),
         without_base,
+        known.grows,
     )
 
 

@@ -35,8 +35,13 @@ class TrainedParts:
     taps: tuple[int, ...] | None = None
     """Indices of the taps that the learner itself reads; None for all."""
     is_plain: bool = False
-    """Whether a training step is a forward pass of the task's own networks and one back: the learner has the
-    losses of its class, and no task uses networks of earlier ones."""
+    """Whether a training step of the first task is a forward pass of its networks and one back: the learner
+    has the losses of its class."""
+    is_of_copies: bool = False
+    """Whether it took copies of side and merger on the meta device to find this out. The precision of such
+    runs is chosen as if it were not known, as earlier versions did."""
+    is_independent: bool = True
+    """Whether no task uses networks of earlier ones, so that a step of a later one costs the same."""
 
 
 def trained_parts(
@@ -56,6 +61,24 @@ def trained_parts(
     Raises:
         FitError: the learner does not accept these components.
     """
+    for with_copies in (False, True):  # a learner may need all networks on one device
+        try:
+            if not with_copies:
+                return _trained_parts(learner, blank, side, merger)
+            own = blank.on_meta(side) if side is not None else None
+            merging = blank.on_meta(merger) if merger is not None else None
+            return attrs.evolve(_trained_parts(learner, blank, own, merging), is_of_copies=True)
+        except FitError:
+            raise
+        except Exception:  # whatever it needs, the run itself has it
+            continue
+    return None
+
+
+def _trained_parts(
+    learner: ResolvedComponent, blank: BlankBase, side: Side | None, merger: Merger | None
+) -> TrainedParts:
+    """See `trained_parts`; raises whatever the learner raises."""
 
     def make_base(pretrained: bool = True) -> Base:
         return blank.meta_base()
@@ -74,16 +97,10 @@ def trained_parts(
         make_side if side is not None else None,
         make_merger if merger is not None else None,
     )
-    try:
-        with torch.no_grad():
-            built: Learner = learner.cls(learner.config, components)
-            task = _BlankTask(blank.inputs)
-            trainable = list(built.start(task))
-            is_plain = built.independent_tasks and type(built).losses is Learner.losses
-    except FitError:
-        raise
-    except Exception:  # whatever it needs, the run itself has it
-        return None
+    with torch.no_grad():
+        built: Learner = learner.cls(learner.config, components)
+        task = _BlankTask(blank.inputs)
+        trainable = list(built.start(task))
     parameters: dict[int, int] = {}
     for member in members(trainable):
         owned = member.parameters() if isinstance(member, nn.Module) else [member]
@@ -98,7 +115,8 @@ def trained_parts(
         bool(trained - in_side - in_merger),
         task.head_shape,
         taps_read(built),
-        is_plain,
+        is_plain=type(built).losses is Learner.losses,
+        is_independent=built.independent_tasks,
     )
 
 

@@ -72,8 +72,8 @@ class Followed(Protocol):
     def names_at(self) -> Mapping[int, Sequence[str]]:
         """Names of `tensors` by address of their storage."""
 
-    def refresh(self) -> object:
-        """Notice what has changed; true if anything has."""
+    def refresh(self, *, within: Collection[str] | None = None) -> object:
+        """Notice what has changed, among these tensors at least, or all; true if anything has."""
 
 
 @attrs.frozen(eq=False)
@@ -91,6 +91,8 @@ class Ended:
     outside: Collection[str]
     """Ids of tasks that had other values when they were evaluated once more, although nothing that they had
     read had changed."""
+    measured: Collection[str] | None
+    """Ids of the tasks that have just been evaluated; None if they are not known."""
     files: Collection[str]
     """Documents and visualisations that were written or deleted since, by path in the run folder."""
 
@@ -132,7 +134,8 @@ def certify(
     full = full or _must_be_full(log, chain, identity)
     stage = _StageEnd(followed, ended, folder, chain, log, identity, rounding, seed, full, warning)
     line = stage.examine()
-    if followed.refresh():  # evaluation has changed the learner: see for which tasks
+    used = None if full or ended.measured is None else stage.used([*ended.measured, *line.replayed])
+    if followed.refresh(within=used):  # evaluation has changed the learner: see for which tasks
         stage.replay_watched()
         followed.refresh()
         line = stage.examine()
@@ -152,7 +155,7 @@ def _must_be_full(log: CertificateLog, chain: Chain, identity: Identity | None) 
         return True
     if log.processor and log.processor != processor():
         return True
-    return any(record.probes.cause == OUTSIDE for record in log.records.values())
+    return bool(log.outside)
 
 
 @attrs.frozen(eq=False)
@@ -181,6 +184,12 @@ class _StageEnd:
         for task in self.ended.tasks:
             recorded = self.ended.recorders[task.id].recorded
             self._kept[task.id] = self._replay(task.id, recorded.as_inputs(), watched=True)
+
+    def used(self, ids: Sequence[str]) -> set[str]:
+        """Names of the tensors that predictions for these tasks have read or written."""
+        names = {name for task in self.ended.tasks for name in self.ended.recorders[task.id].recorded.reads}
+        records = [record for id in ids if (record := self.log.records.get(id)) is not None]
+        return names.union(*([*record.all_tensors, *record.newly_read] for record in records))
 
     def examine(self) -> Line:
         """The line of the stage."""

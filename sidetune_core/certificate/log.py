@@ -21,6 +21,7 @@ from sidetune_core.certificate.record import (
     FORMAT,
     LAST,
     LOG,
+    OUTSIDE,
     SAMPLED,
     TENSORS_READ,
     ZERO,
@@ -91,6 +92,10 @@ class CertificateLog:
         self.now: dict[str, str] = {}
         self.files: dict[str, str] = {}
         self.processor = ""
+        self.outside: set[str] = set()
+        """Ids of the tasks whose outputs depend on state that is no tensor."""
+        self.revised: list[str] = []
+        """The id of each record that was added, replaced or dropped, in order."""
         self._readers: dict[str, list[str]] = {}
         self._unwritten: list[Line] = []
         if certificate is not None:
@@ -176,12 +181,16 @@ class CertificateLog:
             self.stages.append(stage)
         for record in line.records:
             self.records[record.id] = record
+            (self.outside.add if record.probes.cause == OUTSIDE else self.outside.discard)(record.id)
+            self.revised.append(record.id)
             for name in (*record.all_tensors, *record.newly_read):
                 readers = self._readers.setdefault(name, [])
                 if not readers or readers[-1] != record.id:
                     readers.append(record.id)
         for id in line.dropped:
             self.records.pop(id, None)
+            self.outside.discard(id)
+            self.revised.append(id)
         line.now.apply(self.now)
         line.files.apply(self.files)
         self.processor = line.processor

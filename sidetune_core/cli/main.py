@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from sidetune_core import __version__
 from sidetune_core.cli.commands import COMMANDS, FORMER_COMMANDS, GROUPS, Command
+from sidetune_core.cli.required import check_required
 from sidetune_core.config.package_metadata import damaged_metadata_skipped
 from sidetune_core.errors import (
     Diverged,
@@ -108,6 +109,8 @@ def _dispatch(argv: list[str]) -> int:
         from sidetune_core.cli.commands.shared import own_options_first
 
         words = own_options_first(function, words)
+    if not set(HELP) & set(words):
+        check_required(name, command, function, words)
     with colours_allowed():  # of its help
         chosen: Callable[[], int] = tyro.cli(_deferred(function), prog=f"sidetune {name}", args=words)
     return chosen()

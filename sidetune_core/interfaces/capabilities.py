@@ -266,4 +266,7 @@ def _has_state(task: Task) -> bool:
 
 def task_states(tasks: Sequence[Task]) -> dict[str, Any]:
     """The `task_state` of each task by id, without empty ones."""
-    return {task.id: state for task in tasks if (state := task_state(task))}
+    with_state = [
+        task for task in tasks if hasattr(task, "state") and _has_state(task)
+    ]  # without a call each
+    return {task.id: state for task in with_state if (state := task_state(task))}

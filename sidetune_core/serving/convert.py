@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sidetune_core.assembly.check import TooLarge, limited
 from sidetune_core.config.inventory import Plugin, scan
 from sidetune_core.config.kinds import BASE, SIDE, Kind
+from sidetune_core.config.plugin_source import module_source
 from sidetune_core.config.registry import load
 from sidetune_core.errors import SidetuneError, WeightsError
 from sidetune_core.interfaces.inputs import Features, Shape
@@ -21,6 +25,8 @@ from sidetune_core.storage.weights import parallel_prefix, read_tensors, write_t
 SUFFIX = ".safetensors"
 IMAGES: tuple[Shape, ...] = ((3, 64, 64), (3, 32, 32))
 """Inputs with which components are built to compare their weights."""
+MAX_ALLOCATED = 3_000_000
+"""Parameters of a component that is built in memory."""
 ENCODINGS: tuple[Shape, ...] = ((8, 4, 4), (64,))
 """Of bases for which sides are built: as a map, and as a vector."""
 
@@ -80,6 +86,8 @@ def _fits(given: Mapping[str, Shape], own: Mapping[str, Shape]) -> bool:
 
 def _state_shapes(kind: Kind, plugin: Plugin) -> Iterator[dict[str, Shape]]:
     """The shapes of a component's state dict for several inputs."""
+    if not _may_have_weights(plugin):
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -94,11 +102,40 @@ def _state_shapes(kind: Kind, plugin: Plugin) -> Iterator[dict[str, Shape]]:
         for encoding in ENCODINGS if kind is SIDE else ENCODINGS[:1]:
             arguments = ({"image": image}, _Encodes(encoding)) if kind is SIDE else ({"image": image},)
             try:
-                with torch.device("meta"):
-                    network = component(config, *arguments)
+                network = _built(component, config, *arguments)
             except Exception:  # noqa: BLE001 - it does not accept these inputs, or cannot be built without memory
                 continue
             yield {key: tuple(value.shape) for key, value in network.state_dict().items()}
+
+
+def _may_have_weights(plugin: Plugin) -> bool:
+    """Whether the options in a component's source are those of one that is tried, since importing it may take
+    seconds; true where its class has no ``Config`` of its own there."""
+    try:
+        tree = ast.parse(module_source(plugin))
+    except (OSError, SyntaxError, ValueError):
+        return True
+    name = plugin.target.partition(":")[2].partition("[")[0].strip()
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    for node in (node for cls in classes for node in cls.body):
+        if isinstance(node, ast.ClassDef) and node.name == "Config":
+            fields = [field for field in node.body if isinstance(field, ast.AnnAssign)]
+            types = {ast.unparse(field.target): ast.unparse(field.annotation) for field in fields}
+            unknown = "str" if node.bases else ""  # it may have the option from another class
+            return types.get("weights", unknown) == "str" and "model" not in types
+    return True
+
+
+def _built(component: type[Any], config: Any, *arguments: Any) -> nn.Module:
+    """A component; a large one on the meta device, whose kernels take a second to import."""
+    network: nn.Module
+    try:
+        with limited(MAX_ALLOCATED):
+            network = component(config, *arguments)
+    except TooLarge:
+        with torch.device("meta"):
+            network = component(config, *arguments)
+    return network
 
 
 class _Encodes(Base):

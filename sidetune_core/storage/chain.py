@@ -28,7 +28,15 @@ from sidetune_core.errors import RunError, shorten
 from sidetune_core.io import strict_json
 from sidetune_core.io.files import check_regular, read_text
 from sidetune_core.storage.atomic import sync_folders, write_text
-from sidetune_core.storage.deltas import Delta, History, difference, order_to_json, read_delta, read_order
+from sidetune_core.storage.deltas import (
+    Delta,
+    History,
+    difference,
+    find_insertions,
+    order_to_json,
+    read_delta,
+    read_order,
+)
 from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
 from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import write_tensors
@@ -259,8 +267,12 @@ class Chain:
         """The index of a file; None if it is not in the chain."""
         return self._indices.get(name)
 
-    def extend(self, step: Step) -> None:
+    def extend(self, step: Step, keys: Sequence[str] | None = None) -> None:
         """Append a file.
+
+        Args:
+            step: the file.
+            keys: those after it, if they are known; None to read them from the file.
 
         Raises:
             Unusable: it follows another file than the last one, or contradicts those before it.
@@ -271,8 +283,10 @@ class Chain:
             self.tensors.add(number, step.tensors)
             self.extra.add(number, step.extra)
             self.task_states.add(number, step.task_states)
-            present = self.tensors.newest.keys() | self.extra.newest.keys()
-            self.keys = read_order(self.keys, step.order, present)
+            if keys is None:
+                present = self.tensors.newest.keys() | self.extra.newest.keys()
+                keys = read_order(self.keys, step.order, present)
+            self.keys = list(keys)
             holders = dict(self._identities)
             holder = step.identity_in or step.name
             identity = holders[holder] if step.identity_in else step.identity
@@ -301,7 +315,7 @@ class Chain:
         """
         step, text = self.plan(self.folder / f"{name}.safetensors", content)
         write_step(step, text, content.tensors)
-        self.extend(step)
+        self.extend(step, content.keys)
         holder, _ = self._identities[-1]
         self._identities[-1] = holder, content.identity  # the same object again needs no comparison
 
@@ -314,27 +328,31 @@ class Chain:
             more: further entries of the JSON.
         """
         head = self.steps[-1] if self.steps else None
+        insertions = find_insertions(self.keys, content.keys)
+        lost = set(self.keys).difference(content.keys) if insertions is None else set[str]()
         values: dict[str, Any] = {
             "predecessor": {"name": head.name, "sha256": head.sha256} if head else None,
             "done": list(content.done[len(self.done) :]),
             "marks": content.marks,
             **self._plan_identity(content.identity),
-            "tensors": self._plan_tensors(content).to_json(),
+            "tensors": self._plan_tensors(content, lost).to_json(),
             "extra": difference(self.extra.newest, content.extra).to_json(),
             TASK_STATES: difference(self.task_states.newest, content.task_states).to_json(),
-            "order": order_to_json(self.keys, content.keys),
+            "order": order_to_json(self.keys, content.keys)
+            if insertions is None
+            else {"inserted": insertions},
         }
         text = strict_json.dumps({**values, **more})
         return parse_step(path, json.loads(text), text_digest(text)), text
 
-    def _plan_tensors(self, content: Content) -> Delta[str]:
+    def _plan_tensors(self, content: Content, lost: Collection[str]) -> Delta[str]:
+        """Changed tensors, and those that are gone; `lost` are keys that are not the content's."""
         before = self.tensors.newest
         if content.gone is None:
             return difference(before, content.digests)
         changed = {name: digest for name, digest in content.digests.items() if before.get(name) != digest}
         plain = [*self.extra.newest.values(), *self.task_states.newest.values()]
         former = tensor_names(plain) if plain else set()  # tensors within other state
-        lost = set(self.keys).difference(content.keys) if content.keys != self.keys else set()
         gone = {name for name in (*content.gone, *former, *lost) if name in before} - content.digests.keys()
         return Delta(changed, sorted(gone))
 

@@ -254,7 +254,7 @@ def train_stage(
             probes = record_probes(learner, stage.tasks, context)
             evaluate(stage.tasks, probes, learner, context, recorder, after=trained - 1)
         set_trainable(tracked, trainable, context)
-        tracked.refresh()
+        tracked.refresh(within=())
         state = MidTaskState([task.id for task in stage.tasks], 0, tracked.before())
         recorder.parameters(stage, tracked)
         _warn_of_large_batches(stage, context, recorder)
@@ -347,7 +347,7 @@ def close_stage(
         is_full,
     )
     recorder.save_boundary(boundary, context)
-    return [memo.cell(task) for task in seen]
+    return memo.cells(seen)
 
 
 def _warn_of_large_batches(stage: Stage, context: Context, recorder: Recorder) -> None:

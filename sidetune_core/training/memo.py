@@ -7,6 +7,7 @@ keeps state that no tensor holds, and every task is measured from then on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -37,7 +38,6 @@ from sidetune_core.training.unchanged import (
     bits,
     changed_since,
     depends_on_all_tasks,
-    irreproducible,
     is_whole,
     latest_values,
     not_carried,
@@ -69,9 +69,6 @@ class Row:
 class _Standing:
     """Why a task is measured whatever the present stage has changed, by what that depends on."""
 
-    task: Task
-    record: TaskRecord | None
-    values: Values | None
     not_carried: str
     uncertain: str
 
@@ -104,7 +101,10 @@ class Memo:
         self._rows = 0
         self._outside: set[str] = set()
         self._touched: set[str] | None = None
-        self._standing: dict[str, _Standing] = {}
+        self._log: CertificateLog | None = None
+        self._revised = 0
+        self._clear: dict[str, Task] = {}
+        self._cells: dict[str, float | None] = {}
         self.replays: Mapping[str, Replay] = {}
         """Of the probes of earlier tasks, by id, after the present stage; in the main process."""
 
@@ -123,7 +123,7 @@ class Memo:
         if self._folder is not None and done:
             folder = self._folder
             latest = group.broadcast_from_main(lambda: latest_values(folder, done))
-            self._values = dict(latest.values)
+            self._values, self._cells, self._clear = dict(latest.values), {}, {}
             self._repeated, self._varying = set(latest.repeated), set(latest.varying)
 
     def plan(
@@ -151,7 +151,7 @@ class Memo:
             reasons = self._reasons(tracked, before, recorders, context, recorder)
             number = len(seen) - 1
             carried = [task for task in before if task.id not in reasons]
-            with_data = [task.id for task in carried if not isinstance(task, CardTask)]
+            with_data = [task.id for task in carried if not _is_card(type(task))]
             sample = (
                 with_data[derive_seed(context.seed, "sample", number) % len(with_data)] if with_data else ""
             )
@@ -166,7 +166,7 @@ class Memo:
         Raises:
             SidetuneError: the data of a task is gone or has changed.
         """
-        bare = [task for task in tasks if isinstance(task, CardTask) and task.id in row.measured]
+        bare = [task for task in tasks if task.id in row.measured and _is_card(type(task))]
         if not bare or self._read is None:
             return tasks
         given = self._read([task.id for task in bare], row.reasons.get(bare[0].id, ""))
@@ -217,12 +217,18 @@ class Memo:
                 (self._repeated if same else self._varying).add(id)
                 (self._varying if same else self._repeated).discard(id)
             self._values[id] = values
+            self._cells.pop(id, None)
+            self._clear.pop(id, None)
         self._threads = torch.get_num_threads()
         self._rows += 1
 
-    def cell(self, task: Task) -> float | None:
-        """The value of a task on the split of R in the last row; None for a gap."""
-        return self._values.get(task.id, {}).get(self._split, {}).get(task.metric)
+    def cells(self, tasks: Sequence[Task]) -> list[float | None]:
+        """The values of tasks on the split of R in the last row; None for a gap."""
+        known = self._cells
+        for task in tasks:
+            if task.id not in known:
+                known[task.id] = self._values.get(task.id, {}).get(self._split, {}).get(task.metric)
+        return [known[task.id] for task in tasks]
 
     def _reasons(
         self,
@@ -246,9 +252,13 @@ class Memo:
         affected = log.affected(tracked.with_bases(changed))
         self._touched |= affected
         reasons = dict[str, str]()
-        for task in before:
+        self._forget_revised(log)
+        unclear, clear = affected | self._touched, self._clear
+        for task in [task for task in before if clear.get(task.id) is not task or task.id in unclear]:
             standing = self._standing_of(task, records.get(task.id))
             reason = standing.not_carried or standing.uncertain
+            if not reason:
+                clear[task.id] = task
             if task.id in affected:
                 read = set(changed) & records[task.id].all_tensors.keys()
                 reason = f"training changed {shorten(sorted(read or changed))}"
@@ -262,23 +272,23 @@ class Memo:
             )
         return reasons
 
+    def _forget_revised(self, log: CertificateLog) -> None:
+        """Look once more at the tasks whose records are others than in the row before."""
+        if log is not self._log:
+            self._log, self._revised = log, 0
+            self._clear = {}
+        for id in log.revised[self._revised :]:
+            self._clear.pop(id, None)
+        self._revised = len(log.revised)
+
     def _standing_of(self, task: Task, record: TaskRecord | None) -> _Standing:
-        """What is known of a task; looked up again only if that has changed."""
-        values, known = self._values.get(task.id), self._standing.get(task.id)
-        if (
-            known is None
-            or known.task is not task
-            or known.record is not record
-            or known.values is not values
-        ):
-            uncertain = ""
-            if not is_whole(values):
-                uncertain = f"the last evaluation of {task.id} has gaps"
-            elif not self._is_reproducible(task):
-                uncertain = f"the results of {task.id} may not depend on the learner alone"
-            known = _Standing(task, record, values, not_carried(record, task.id), uncertain)
-            self._standing[task.id] = known
-        return known
+        """Why a task is measured; it holds until the task is measured or its record is another."""
+        uncertain = ""
+        if not is_whole(self._values.get(task.id)):
+            uncertain = f"the last evaluation of {task.id} has gaps"
+        elif not self._is_reproducible(task):
+            uncertain = f"the results of {task.id} may not depend on the learner alone"
+        return _Standing(not_carried(record, task.id), uncertain)
 
     def _reason_for_all(self, log: CertificateLog, done: int, context: Context, scenario: Scenario) -> str:
         """Why no value is carried over; empty if some may be."""
@@ -288,7 +298,7 @@ class Memo:
             return reason
         if not log.records or self._identity is None or self._folder is None:
             return "the run has no certificate of what they read"
-        self._outside.update(irreproducible(log.records.values()))
+        self._outside.update(log.outside)
         if self._outside:
             return f"outputs of {shorten(sorted(self._outside))} depend on state outside of tensors"
         if self._rows:
@@ -332,6 +342,12 @@ class Memo:
         if task.id in self._repeated:
             return True
         return isinstance(task, SupervisedTask) and type(task).evaluate is SupervisedTask.evaluate
+
+
+@functools.cache
+def _is_card(kind: type) -> bool:
+    """Whether tasks of a class have no data; `isinstance` would take long for all tasks after each."""
+    return issubclass(kind, CardTask)
 
 
 def _touched(tracked: TrackedLearner, log: CertificateLog) -> set[str]:

@@ -9,8 +9,8 @@ noticed by `look_closely`, which goes through all modules in turn.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, compress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, compress, islice
 from operator import attrgetter, is_, ne
 from typing import Any, cast
 
@@ -28,25 +28,39 @@ _UNKNOWN, _INFERENCE = -1, -2
 class Entry:
     """A parameter or buffer under one of its names."""
 
-    __slots__ = ("address", "is_parameter", "is_persistent", "name", "node", "storage", "tensor", "version")
+    __slots__ = (
+        "address",
+        "index",
+        "is_parameter",
+        "is_persistent",
+        "name",
+        "node",
+        "storage",
+        "tensor",
+        "version",
+    )
 
     def __init__(self, name: str, tensor: Tensor, node: Node) -> None:
         self.name, self.tensor, self.node = name, tensor, node
         self.is_parameter = self.is_persistent = True
         self.version = _UNKNOWN
         """When it was hashed."""
+        self.index = -1
+        """Among the tensors whose versions are listed."""
         self.address, self.storage = tensor.data_ptr(), tensor.untyped_storage().data_ptr()
 
 
 class Node:
     """A module under one of its names."""
 
-    __slots__ = ("_keys", "_parts", "children", "module", "name", "own", "parent")
+    __slots__ = ("_keys", "_parts", "children", "module", "name", "own", "parent", "rank")
 
     def __init__(self, module: nn.Module, name: str, parent: Node | None) -> None:
         self.module, self.name, self.parent = module, name, parent
         self.own: list[Entry] = []
         self.children: dict[str, Node] = {}
+        self.rank = 0
+        """Among the children of its parent."""
         self._keys: list[str] | None = None
         self._parts: list[nn.Module] | None = None
 
@@ -77,11 +91,24 @@ class Node:
             self._keys = [*own, *chain.from_iterable([child.keys() for child in children])]
         return self._keys
 
-    def forget_members(self) -> None:
-        """The members of the module are others now."""
-        self._parts = None
+    def add_child(self, name: str, module: nn.Module) -> Node:
+        """A part that comes last."""
+        child = Node(module, self.prefix + name, self)
+        child.rank = len(self.children)
+        self.children[name] = child
+        return child
+
+    def forget_members(self, added: Sequence[Node] | None = None) -> None:
+        """The members of the module are others now: only those `added` at the end, if they are given."""
+        keys = self._keys
+        if added is None:
+            self._parts = None
+        elif self._parts is not None:
+            self._parts += [child.module for child in added]
         for node in self.path():
             node._keys = None
+        if added is not None and keys is not None:
+            self._keys = [*keys, *chain.from_iterable([child.keys() for child in added])]
 
     def decides_on_mode(self) -> Node:
         """The outermost module around this one that overrides `train` or `eval`; itself if none does."""
@@ -93,6 +120,19 @@ class Node:
         module = self.module
         tensors = len(module._parameters) + len(module._buffers)
         return len(module._modules) == len(self.children) and tensors == len(self.own)
+
+    def ends_with(self, names: Sequence[str]) -> bool:
+        """Whether its last parts have these names, and nothing else was added or removed since it was read.
+
+        A part that was replaced by writing to the table of parts directly is not noticed.
+        """
+        parts, own = self.module._modules, len(self.module._parameters) + len(self.module._buffers)
+        return (
+            len(parts) == len(self.children) + len(names)
+            and own == len(self.own)
+            and [*islice(reversed(parts), len(names))] == [*reversed(names)]
+            and all(name not in self.children and parts[name] is not None for name in names)
+        )
 
     def is_as_read(self) -> bool:
         """Whether it has the same members as when it was read."""
@@ -139,7 +179,8 @@ class ModuleTree:
         self._counted: dict[int, int] = {}
         self._gone: dict[str, None] = {}
         self._new: dict[str, Node] = {}
-        self._registered: list[nn.Module] = []
+        self._registered: list[tuple[nn.Module, str, object]] = []
+        self._unhashed: list[Entry] = []
         self._often: dict[str, Node] = {}
         self._queue: list[str] = []
         self._versions: list[int] = []
@@ -194,9 +235,10 @@ class ModuleTree:
         Args:
             active: modules that are being trained.
         """
-        registered = [node for module in self._registered for node in self._nodes_of.get(id(module), ())]
+        registered = self._registered
         self._registered = []
-        dirty = {node.name: node for node in registered}
+        others = self._append_parts(registered)
+        dirty = {node.name: node for module in others for node in self._nodes_of.get(id(module), ())}
         dirty |= {node.name: node for node in self._often.values() if not node.has_as_many()}
         dirty |= {node.name: node for node in active if self._nodes.get(node.name) is node}
         self._reread([node for node in dirty.values() if not node.is_as_read()])
@@ -213,9 +255,16 @@ class ModuleTree:
         self._reread([node for node in chosen if not node.is_as_read()])
         return [entry for node in chosen for entry in node.own]
 
-    def written(self) -> list[Entry]:
+    def written(self, within: Iterable[Entry] | None = None) -> list[Entry]:
         """Tensors that are new, or were written to since this was called last, as their versions say, and
-        those that share memory with them."""
+        those that share memory with them.
+
+        Args:
+            within: look at these and the new ones only, so that others are returned by a later call.
+        """
+        new, self._unhashed = self._unhashed, []
+        if within is not None:
+            return self._written_of({entry.name: entry for entry in (*new, *within)})
         if self._has_inference:
             versions = [_INFERENCE if one.is_inference() else one._version for one in self._watched]
         else:
@@ -233,6 +282,19 @@ class ModuleTree:
             self.move(entry)
             found.append(entry)
         self._versions = versions
+        return self.sharing(found)
+
+    def _written_of(self, entries: Mapping[str, Entry]) -> list[Entry]:
+        """See `written`."""
+        found = []
+        for entry in entries.values():
+            if self._entries.get(entry.name) is not entry:
+                continue
+            version = _INFERENCE if entry.tensor.is_inference() else entry.tensor._version
+            if version != entry.version or version == _INFERENCE:
+                self._versions[entry.index] = entry.version = version
+                self.move(entry)
+                found.append(entry)
         return self.sharing(found)
 
     def sharing(self, entries: Iterable[Entry]) -> list[Entry]:
@@ -286,14 +348,8 @@ class ModuleTree:
 
     def in_order(self, entries: Iterable[Entry]) -> list[Entry]:
         """Parameters in the order of `nn.Module.parameters`, each once."""
-        wanted = {other.name for entry in entries for other in self.entries_of(entry.tensor)}
-        paths = {node.name for name in wanted for node in self._entries[name].node.path()}
-        ordered = list[Entry]()
-        pending = [self.root]
-        while pending:
-            node = pending.pop()
-            ordered += [entry for entry in node.own if entry.is_parameter and entry.name in wanted]
-            pending += reversed([child for child in node.children.values() if child.name in paths])
+        wanted = {other.name: other for entry in entries for other in self.entries_of(entry.tensor)}
+        ordered = sorted((entry for entry in wanted.values() if entry.is_parameter), key=position)
         first = dict[int, Entry]()
         for entry in ordered:
             first.setdefault(id(entry.tensor), entry)
@@ -304,15 +360,48 @@ class ModuleTree:
         modules = {node.prefix + EXTRA_STATE: node.module for node in self.with_extra_state}
         return {key: modules[key].get_extra_state() for key in self.keys if key in modules} if modules else {}
 
-    def _note_registered(self, module: nn.Module) -> None:
+    def _note_registered(self, module: nn.Module, name: str, value: object) -> None:
         if id(module) in self._nodes_of:
-            self._registered.append(module)
+            self._registered.append((module, name, value))
 
     def _list_versions(self) -> None:
-        self._watched_entries = list(self._entries.values())
-        self._watched = [entry.tensor for entry in self._watched_entries]
-        self._versions = [entry.version for entry in self._watched_entries]
-        self._has_inference = any(tensor.is_inference() for tensor in self._watched)
+        self._watched_entries: list[Entry] = []
+        self._watched: list[Tensor] = []
+        self._versions = []
+        self._has_inference = False
+        self._watch(self._entries.values())
+
+    def _watch(self, entries: Collection[Entry]) -> None:
+        """List the versions of further tensors."""
+        for index, entry in enumerate(entries, len(self._watched)):
+            entry.index = index
+        self._watched_entries += entries
+        self._watched += [entry.tensor for entry in entries]
+        self._versions += [entry.version for entry in entries]
+        self._has_inference |= any(entry.tensor.is_inference() for entry in entries)
+
+    def _append_parts(self, registered: Sequence[tuple[nn.Module, str, object]]) -> list[nn.Module]:
+        """Read modules that were added to others as their last parts, without a look at the parts before;
+        returns the modules to which something else was registered."""
+        names: dict[int, dict[str, object]] = {}
+        for module, name, value in registered:
+            names.setdefault(id(module), {})[name] = value
+        others = []
+        for module in {id(module): module for module, *_ in registered}.values():
+            nodes, added = self._nodes_of.get(id(module), ()), names[id(module)]
+            if not all(isinstance(value, nn.Module) for value in added.values()) or not all(
+                node.ends_with(list(added)) for node in nodes
+            ):
+                others.append(module)
+                continue
+            for node in list(nodes):
+                parts = [node.add_child(name, cast(nn.Module, module._modules[name])) for name in added]
+                for part in parts:
+                    self._read(part, {})
+                node.forget_members(parts)
+                self._new[node.name] = self._often[node.name] = node
+                self._watch([entry for part in parts for below in part.walk() for entry in below.own])
+        return others
 
     def _read(self, node: Node, known: Mapping[str, Entry]) -> None:
         """Read a module that is new, and its parts."""
@@ -328,8 +417,7 @@ class ModuleTree:
         self._read_own(node, known)
         for name, child in node.module._modules.items():
             if child is not None:
-                node.children[name] = Node(child, node.prefix + name, node)
-                self._read(node.children[name], known)
+                self._read(node.add_child(name, child), known)
 
     def _read_own(self, node: Node, known: Mapping[str, Entry]) -> list[Entry]:
         """Read the tensors of a module itself; returns those that are new."""
@@ -341,6 +429,7 @@ class ModuleTree:
             if entry is None or entry.tensor is not tensor:
                 entry = Entry(node.prefix + name, tensor, node)
                 added.append(entry)
+                self._unhashed.append(entry)
             entry.node, entry.is_parameter = node, name in module._parameters
             entry.is_persistent = entry.is_parameter or name not in module._non_persistent_buffers_set
             own.append(entry)
@@ -367,10 +456,10 @@ class ModuleTree:
                 if child is None:
                     continue
                 if (old := former.get(name)) is not None and old.module is child:
+                    old.rank = len(node.children)
                     node.children[name] = former.pop(name)
                 else:
-                    node.children[name] = Node(child, node.prefix + name, node)
-                    new.append(node.children[name])
+                    new.append(node.add_child(name, child))
             for part in (part for removed in former.values() for part in removed.walk()):
                 dropped = True
                 self._drop_node(part)
@@ -383,10 +472,7 @@ class ModuleTree:
         if dropped:
             self._list_versions()
         else:
-            self._watched_entries += added
-            self._watched += [entry.tensor for entry in added]
-            self._versions += [entry.version for entry in added]
-            self._has_inference |= any(entry.tensor.is_inference() for entry in added)
+            self._watch(added)
 
     def _drop_node(self, node: Node) -> None:
         for entry in node.own:
@@ -423,6 +509,12 @@ def has_extra_state(module: nn.Module) -> bool:
     return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
+def position(entry: Entry) -> tuple[int, ...]:
+    """Where a tensor comes in the order of `nn.Module.named_parameters`, as a key for sorting."""
+    ranks = [node.rank for node in entry.node.path()][-2::-1]  # the network itself is alone
+    return (*ranks, -1, entry.node.own.index(entry))
+
+
 def parameters(entries: Iterable[Entry]) -> list[nn.Parameter]:
     """The tensors of entries that are parameters."""
     return [cast(nn.Parameter, entry.tensor) for entry in entries]
@@ -455,7 +547,7 @@ def _hook_registration(note: weakref.WeakMethod[Any]) -> list[Any]:
 
     def hook(module: nn.Module, name: str, value: object) -> None:
         if (method := note()) is not None:
-            method(module)
+            method(module, name, value)
 
     return [
         registration.register_module_parameter_registration_hook(hook),

@@ -524,6 +524,7 @@ class RunRecorder(Recorder):
             boundary.replays,
             changed,
             boundary.outside,
+            boundary.measured,
             self._files,
         )
         full = boundary.is_full or log.is_unwritten

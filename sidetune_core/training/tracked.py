@@ -21,13 +21,17 @@ from sidetune_core.interfaces.networks import Base
 from sidetune_core.interfaces.training import Trainable, members
 from sidetune_core.storage.chain import Changes
 from sidetune_core.system.device import Machine
-from sidetune_core.training.module_tree import Entry, ModuleTree, Node, parameters
+from sidetune_core.training.module_tree import Entry, ModuleTree, Node, parameters, position
 
 SAMPLE = 8
 """Modules, of which a refresh hashes the tensors although they seem unchanged: others each time."""
 
 ALWAYS_THOROUGH = 8
 """Stages at whose end all tensors are hashed; after them, whenever their number has doubled."""
+
+
+SORTED_FRACTION = 16
+"""Names are sorted where they are a smaller fraction of all, and looked for in the order of all otherwise."""
 
 
 @attrs.frozen
@@ -328,12 +332,16 @@ class TrackedLearner:
         """Keep a journal no longer."""
         self._journals = [one for one in self._journals if one is not journal]
 
-    def refresh(self, thorough: bool = False, decides: bool = False) -> Difference:
+    def refresh(
+        self, thorough: bool = False, decides: bool = False, within: Collection[str] | None = None
+    ) -> Difference:
         """Bring all of this up to date.
 
         Args:
             thorough: hash every tensor.
             decides: which values of R are carried over, at the end of a stage.
+            within: names of tensors whose versions to look at, besides those of tensors that are new or in
+                training; a write to another one is noticed by the next refresh. None for all.
 
         Returns:
             What differs from the last refresh.
@@ -355,7 +363,12 @@ class TrackedLearner:
         self._note_released()
         for entry in self._released.values():
             tree.move(entry)
-        seen = {entry.name: entry for entry in tree.written()}
+        looked_at = None
+        if within is not None and not every:
+            active = (entry for node in self._active.values() for entry in node.own)
+            named = (tree.entries[name] for name in within if name in tree.entries)
+            looked_at = [*self._released.values(), *active, *sample, *named]
+        seen = {entry.name: entry for entry in tree.written(looked_at)}
         seen |= {entry.name: entry for entry in tree.sharing(self._released.values())}
         others = tree.entries.values() if every else sample
         found = {entry.name: tensor_digest(entry.name, entry.tensor).hex() for entry in seen.values()}
@@ -412,10 +425,15 @@ class TrackedLearner:
 
     def _touched(self, journal: Journal) -> Iterator[tuple[str, Tensor]]:
         """The tensors of the state dict that a journal names, in order."""
-        tensors = self._tree.tensors
-        for key in self.state_keys:
-            if key in journal.before and key in tensors:
-                yield key, tensors[key]
+        entries = self._tree.entries
+        if len(journal.before) * SORTED_FRACTION > len(entries):
+            names = [key for key in self.state_keys if key in journal.before and key in entries]
+        else:
+            touched = [entries[name] for name in journal.before if name in entries]
+            ordered = sorted((entry for entry in touched if entry.is_persistent), key=position)
+            names = [entry.name for entry in ordered]
+        for name in names:
+            yield name, entries[name].tensor
 
     def _adopt(self, found: Mapping[str, str], gone: frozenset[str]) -> Difference:
         changed, new = set[str](), set[str]()

@@ -33,6 +33,7 @@ from .._image_inputs import ImageHandler, to_unit
 from .._image_squares import center_crop_and_resize
 from ..images.augment import Augment as AugmentName
 from ..images.augment import batch_augment
+from .few import ClassCounts, ImageLimit
 from .labelled import LabelledImages, stratified_mask
 from .partition import FORMER_TASKS, divide
 
@@ -77,6 +78,12 @@ class ImageOptions:
         "fraction of each class's training images held out as split 'val', drawn by the run's seed",
         at_least(0),
         at_most(0.9),
+    )
+    max_images: int | None = option(
+        None,
+        "training images of each task, equally many of each class, drawn by the run's seed after split "
+        "'val'; a larger number contains the images of a smaller one; by default all",
+        at_least(1),
     )
     class_weights: Literal["none", "balanced"] = option(
         "none",
@@ -185,7 +192,7 @@ class ImageStream(TaskStream):
 
     Args:
         options: options of the env.
-        seed: seed of the run; it affects the random partition and the held-out images only.
+        seed: seed of the run; it affects the random partition, the held-out and the drawn images only.
         shape: (C, H, W) of the images.
     """
 
@@ -228,8 +235,11 @@ class ImageStream(TaskStream):
         self._fingerprint = self._content = examples.fingerprint(transform)
         if options.val_fraction:
             self._content = Examples(data.images, data.labels, data.check).fingerprint(transform)
+        partition = partition[: options.num_tasks]
+        if options.max_images is not None:
+            examples = self._limited(examples, partition, data.names, options.max_images)
         tasks = []
-        for index, classes in enumerate(partition[: options.num_tasks]):
+        for index, classes in enumerate(partition):
             names = [data.names[label] for label in classes]
             tasks.append(
                 ImageTask(
@@ -278,3 +288,28 @@ class ImageStream(TaskStream):
             {"train": labels[~val], "val": labels[val], "test": data.labels["test"]},
             data.check,
         )
+
+    def _limited(
+        self, examples: Examples, partition: Sequence[Sequence[int]], names: Sequence[str], count: int
+    ) -> Examples:
+        """The set with the label -1, which is in no task, for training images that are not drawn; ids and
+        fingerprints are those of the whole set."""
+        limit, labels = ImageLimit(count, self._seed), examples.labels["train"].clone()
+        available = torch.bincount(labels, minlength=len(names)).tolist()
+        limit.check(
+            [
+                ClassCounts(
+                    f"t{index}",
+                    tuple(names[label] for label in classes),
+                    tuple(available[label] for label in classes),
+                )
+                for index, classes in enumerate(partition)
+            ]
+        )
+        for index, classes in enumerate(partition):
+            number = torch.full((len(names),), -1)
+            number[list(classes)] = torch.arange(len(classes))
+            rows = (number[examples.labels["train"]] >= 0).nonzero()[:, 0]
+            drawn = limit.draw(number[examples.labels["train"][rows]], len(classes), f"t{index}")
+            labels[rows[~drawn]] = -1
+        return attrs.evolve(examples, labels={**examples.labels, "train": labels})

@@ -10,8 +10,9 @@ import torch
 
 from sidetune_core.api import DataError, OptionError, shorten
 
+from ..classification.few import ClassCounts, ImageLimit
 from ..classification.partition import divide, own_tasks
-from .account import Account
+from .account import Account, counted
 from .image_set import SPLITS, ImageSet
 from .splits import Splitter
 from .task_ids import task_ids
@@ -52,6 +53,7 @@ class Planner:
         order: of the classes.
         seed: of a random order.
         limit: number of tasks; None for all.
+        images: limit on the training images of each task; None for all.
     """
 
     splitter: Splitter
@@ -61,6 +63,7 @@ class Planner:
     order: Literal["consecutive", "random"]
     seed: int
     limit: int | None
+    images: ImageLimit | None = None
 
     def plan(self, sets: Sequence[ImageSet], numbers: Numbers | None = None) -> Plan:
         """Divide sets into splits and tasks.
@@ -88,7 +91,21 @@ class Planner:
         tasks = [task for id, images in zip(ids, split, strict=True) for task in self._tasks(id, images, own)]
         tasks = tasks[: self.limit]
         _check_tested(tasks)
+        if self.images is not None:
+            tasks = self._limited(tasks, self.images)
         return Plan(split, ids, tasks)
+
+    def _limited(self, tasks: Sequence[TaskPlan], limit: ImageLimit) -> list[TaskPlan]:
+        """The tasks with the training images that are drawn."""
+        limit.check([_class_counts(task) for task in tasks])
+        self.account.notes.append(f"{counted(limit.count, 'training image')} of each task, drawn by the seed")
+        limited = []
+        for task in tasks:
+            train = task.images.splits["train"]
+            classes = len(task.images.names) if task.images.kind == "class" else 0
+            splits = {**task.images.splits, "train": train.rows(limit.draw(train.targets, classes, task.id))}
+            limited.append(attrs.evolve(task, images=attrs.evolve(task.images, splits=splits)))
+        return limited
 
     def _check_options(self, sets: Sequence[ImageSet]) -> None:
         if self.own is not None and len(sets) > 1:
@@ -156,6 +173,13 @@ def number(sets: Sequence[ImageSet], numbers: Numbers | None) -> list[ImageSet]:
         )
         for index, images in enumerate(sets)
     ]
+
+
+def _class_counts(task: TaskPlan) -> ClassCounts:
+    images = task.images
+    if images.kind != "class":
+        return ClassCounts(task.id, (), (len(images.splits["train"]),))
+    return ClassCounts(task.id, images.names, tuple(images.counts("train")))
 
 
 def _check_tested(tasks: Sequence[TaskPlan]) -> None:

@@ -12,6 +12,7 @@ import attrs
 
 from sidetune_core.api import DataError, shorten
 
+from ..classification.few import ImageLimit
 from .account import Account, counted
 from .identity import FileDigests
 from .image_set import SPLITS, ImageSet
@@ -105,6 +106,7 @@ class Reader(ABC):
             config.partition,
             self._seed,
             config.num_tasks,
+            ImageLimit(config.max_images, self._seed) if config.max_images is not None else None,
         )
         return planner.plan(sets, numbers), account
 
@@ -129,6 +131,8 @@ class Reader(ABC):
         for images in plan.sets:
             for split, files in images.splits.items():
                 splits[split] += len(files)
+        if self._options.max_images is not None:
+            splits["train"] = sum(len(task.images.splits["train"]) for task in plan.tasks)
         single = [task.id for task in plan.tasks if len(task.images.names) == 1]
         if single and plan.tasks[0].images.kind == "class":
             account.notes.append(f"one class only, so that accuracy is 1: {shorten(single)}")

@@ -29,6 +29,8 @@ class Command:
     group: Group = "look"
     former_flags: Mapping[str, str] = attrs.field(factory=dict)
     """Present flags by former ones."""
+    example: str = ""
+    """Arguments, for the message that a required one is missing; `RUN` stands for the newest run."""
     composes: bool = False
     """Whether it also takes options of `sidetune-run`."""
 
@@ -41,10 +43,19 @@ class Command:
 COMMANDS: Mapping[str, Command] = {
     "run": Command("Train on a stream of tasks; the same as sidetune-run.", "run:run", "run"),
     "list": Command("List the installed components.", "plugins:list_plugins", "look"),
-    "describe": Command("Show a component and its options.", "plugins:describe", "look"),
+    "describe": Command(
+        "Show a component and its options.", "plugins:describe", "look", example="learner sidetune"
+    ),
     "check": Command("Check that a component implements its interface.", "plugins:check", "publish"),
-    "new": Command("Create a package with a component of your own.", "plugins:new_package", "publish"),
-    "completion": Command("Print a script for the completion of a shell.", "completion:completion", "look"),
+    "new": Command(
+        "Create a package with a component of your own.",
+        "plugins:new_package",
+        "publish",
+        example="learner my-learner",
+    ),
+    "completion": Command(
+        "Print a script for the completion of a shell.", "completion:completion", "look", example="bash"
+    ),
     "sweep": Command(
         "Run a grid of components, options and seeds.",
         "sweep:sweep",
@@ -65,15 +76,30 @@ COMMANDS: Mapping[str, Command] = {
         "Predict files with the tasks of trained runs.", "predict:predict", "use", composes=True
     ),
     "evaluate": Command(
-        "Evaluate a trained run, also on other data.", "evaluate:evaluate", "use", composes=True
+        "Evaluate a trained run, also on other data.",
+        "evaluate:evaluate",
+        "use",
+        example="RUN",
+        composes=True,
     ),
-    "export": Command("Write the adapter of a task, its network, or weights.", "export:export", "publish"),
-    "convert": Command("Write a file of weights as .safetensors.", "convert:convert", "publish"),
-    "push": Command("Upload an adapter to the Hugging Face Hub.", "push:push", "publish"),
+    "export": Command(
+        "Write the adapter of a task, its network, or weights.",
+        "export:export",
+        "publish",
+        example="RUN --task TASK",
+    ),
+    "convert": Command(
+        "Write a file of weights as .safetensors.", "convert:convert", "publish", example="weights.pth"
+    ),
+    "push": Command(
+        "Upload an adapter to the Hugging Face Hub.", "push:push", "publish", example="ADAPTER OWNER/NAME"
+    ),
     "clean": Command("Make run folders smaller.", "clean:clean_runs", "look"),
     "cache": Command("List or clear downloaded and cached files.", "cache:show_cache", "look"),
-    "verify": Command("Check a run folder and its certificate.", "verify:verify_run", "look"),
-    "reproduce": Command("Reproduce a claim of the ledger.", "ledger:reproduce", "publish"),
+    "verify": Command("Check a run folder and its certificate.", "verify:verify_run", "look", example="RUN"),
+    "reproduce": Command(
+        "Reproduce a claim of the ledger.", "ledger:reproduce", "publish", example="icifar-sidetune-fork"
+    ),
     "ledger": Command("Show the results in the ledger.", "ledger:show_ledger", "look"),
 }
 

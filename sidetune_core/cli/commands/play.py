@@ -106,6 +106,8 @@ def _play(played: Iterator[Episode], report: Report, film: Video | None) -> bool
 
 def _split(argv: Sequence[str]) -> tuple[Path, list[str]]:
     """The run folder and the options of its env."""
+    if not argv:
+        raise OptionError("no run given: sidetune play RUN")
     if argv[0].startswith("-"):
         raise OptionError(f"name the run folder first: sidetune play RUN {argv[0]} …")
     for argument in split_arguments(argv[1:]):

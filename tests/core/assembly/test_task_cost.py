@@ -113,10 +113,28 @@ def test_augmented_images_are_not_cached_in_training(tmp_path: Path) -> None:
 def test_a_step_that_is_not_known_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own_matrix.py").write_text(MATRIX)
-    for slots in ({"side": "own_matrix:Matrix"}, {"learner": {"name": "sidetune", "dense": True}}):
-        found = cost(**slots)
-        assert found is not None
-        assert (found.step, "step" in found.line("")) == (None, False)
+    found = cost(side="own_matrix:Matrix")
+    assert found is not None
+    assert (found.step, "step" in found.line("")) == (None, False)
+
+
+def test_where_tasks_use_earlier_sides_the_step_is_that_of_the_first_task() -> None:
+    found, plain = cost(learner={"name": "sidetune", "dense": True}), cost()
+    assert found is not None
+    assert plain is not None
+    assert found.step == plain.step
+    assert found.line("").endswith(
+        "a step of the first task takes 0.34 of fine-tuning's multiply-adds plus the base once an example, "
+        "more in later tasks, which also run the sides before"
+    )
+
+
+def test_a_learner_that_needs_its_networks_on_one_device_says_what_it_trains() -> None:
+    resolved = resolve(RunSpec(base=RESNET20, side="conv", merger="alpha", learner="ewc", env="digits"))
+    with closing(build_stream(resolved)) as stream:
+        fit = fit_components(resolved, stream)
+    assert fit.side is not None
+    assert fit.trainable == fit.base + fit.side + 1  # alpha
 
 
 @pytest.mark.parametrize("learner", ["finetune", "independent", "features", "pnn", "ewc"])

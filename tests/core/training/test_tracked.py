@@ -362,3 +362,41 @@ def test_a_journal_forgets_what_has_its_former_bits_again() -> None:
 
 def test_stages_are_thorough_at_first_and_whenever_their_number_has_doubled() -> None:
     assert [stage for stage in range(1, 70) if is_thorough(stage)] == [*range(1, 9), 16, 32, 64]
+
+
+# Parts of a refresh
+
+
+def test_a_write_outside_of_what_is_looked_at_is_found_by_the_next_refresh() -> None:
+    learner = nn.Sequential(*(nn.Linear(1, 1) for _ in range(40)))
+    tracked = follow(learner)
+    tracked.freeze()
+    tracked.refresh()
+    with torch.no_grad():
+        for layer in learner:
+            layer.weight.add_(1)
+    looked_at, rest = tracked.refresh(within=["5.weight"]), tracked.refresh()
+    assert "5.weight" in looked_at.changed
+    assert rest.changed
+    assert looked_at.changed.isdisjoint(rest.changed)
+    assert looked_at.changed | rest.changed == {f"{number}.weight" for number in range(40)}
+    assert not tracked.writes_unseen
+    check(tracked)
+
+
+def test_parts_that_come_last_are_read_in_their_order() -> None:
+    learner = Small()
+    tracked = follow(learner)
+    for number in range(4):
+        learner.sides[f"t{number}"] = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        learner.sides[f"u{number}"] = nn.Linear(1, 1)
+        tracked.refresh(within=())
+        check(tracked)
+    learner.sides["t1"] = nn.Linear(5, 5)
+    learner.sides["v"] = nn.Linear(1, 1)
+    tracked.refresh(within=())
+    check(tracked)
+    del learner.sides["u0"]
+    learner.sides["w"] = nn.Linear(1, 1)
+    tracked.refresh(within=())
+    check(tracked)

@@ -135,6 +135,13 @@ def test_a_part_of_the_training_images_is_held_out_for_validation(tmp_path: Path
     assert [task.size(split) for split in ("train", "val", "test")] == [30, 10, 20]
 
 
+def test_few_images_of_each_class_are_trained_on(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    (task,) = opened(tmp_path, "MNIST", max_images=20).tasks()
+    assert torch.bincount(task.sources["train"].targets()).tolist() == [2] * 10
+    assert task.size("test") == 20
+
+
 def test_pickled_batches_have_the_ids_and_pixels_of_env_cifar10(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,13 @@ def test_a_student_becomes_safetensors_and_its_side_is_named(
     assert all(torch.equal(value, tensors[key]) for key, value in side.state_dict().items())
     assert main(["convert", str(path)]) == 2
     assert "exists; choose another file with --out" in capsys.readouterr().err
+
+
+def test_components_without_a_file_of_weights_are_not_imported(tmp_path: Path) -> None:
+    """The libraries of networks take seconds."""
+    torch.save({"w": torch.zeros(2)}, tmp_path / "w.pth")
+    code = (
+        "import sys; from sidetune_core.cli.main import main; main(['convert', sys.argv[1]]); "
+        "sys.exit('timm' in sys.modules or 'transformers' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "w.pth")], check=True, stdout=subprocess.PIPE)

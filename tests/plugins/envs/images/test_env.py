@@ -394,3 +394,29 @@ def test_options_of_other_places_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(api.OptionError, match=match):
             Images(attrs.evolve(base, **changes), 0)
+
+
+# Few images
+
+
+def test_few_images_are_drawn_of_each_class(write_images: WriteImages) -> None:
+    root = write_images({"cat": 12, "dog": 30, "emu": 8})
+    few, more = Read(root, max_images=6, val_fraction=0.2), Read(root, max_images=10, val_fraction=0.2)
+    assert few.counts("train") == [[2, 2, 2]]
+    assert sorted(more.counts("train")[0]) == [3, 3, 4]
+    ids = [
+        set(read.tasks[0].sources["train"].ids(torch.arange(read.tasks[0].size("train"))).tolist())
+        for read in (few, more)
+    ]
+    assert ids[0] < ids[1]
+    assert few.counts("val") == more.counts("val") == [[2, 5, 1]]
+    assert "(train 6, val 8, test 10)" in few.lines[-1]
+    assert few.lines[-1].endswith("6 training images of each task, drawn by the seed")
+
+
+def test_more_images_than_a_class_has_are_an_error(write_images: WriteImages) -> None:
+    root = write_images({"a/cat": 12, "a/dog": 5, "b/cat": 5, "b/emu": 20})
+    with pytest.raises(
+        api.OptionError, match=r"2 of 4 classes .*dog of a \(4 of 8\), cat of b .*max-images 8$"
+    ):
+        Read(root, layout="tasks", max_images=16)
