@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Final
 
 from sidetune_core.config.inventory import LOCAL, Plugin, normal_name, scan
@@ -27,12 +29,29 @@ def load_error(plugin: Plugin, error: BaseException) -> PluginError:
             if problem.name == plugin.name:  # a package lists a component of this name
                 return PluginError(str(problem))
     if missing and missing.partition(".")[0] not in {module.partition(".")[0], "sidetune_core"}:
+        if plugin.distribution == LOCAL:
+            return PluginError(
+                f"{plugin.title} imports '{missing}'{_place(error, module)}, which is not installed; install "
+                "its package, or correct the import"
+            )
         return PluginError(f"{plugin.title} needs '{missing}': {_remedy(plugin, missing)}")
     if isinstance(error, AttributeError) and module in sys.modules:  # a failed import leaves no module behind
         hint = suggest(attribute, vars(sys.modules[module]))
         return PluginError(f"{plugin.title}: module '{module}' has no attribute '{attribute}'.{hint}")
     reason = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
-    return PluginError(f"{plugin.title}: importing '{module}' fails with {reason}")
+    place = _place(error, module) if plugin.distribution == LOCAL else ""
+    return PluginError(f"{plugin.title}: importing '{module}' fails{place} with {reason}")
+
+
+def _place(error: BaseException, module: str) -> str:
+    """`` (evil.py, line 3)``, the latest line of a user's own module in a traceback; empty if it has none."""
+    path = module.replace(".", "/")
+    places = [
+        (Path(frame.filename), frame.lineno)
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).with_suffix("").as_posix().endswith((path, f"{path}/__init__"))
+    ]
+    return f" ({places[-1][0].name}, line {places[-1][1]})" if places else ""
 
 
 def _remedy(plugin: Plugin, module: str) -> str:

@@ -113,7 +113,12 @@ def read(words: Sequence[str], trust_local_code: bool = False) -> Grid:
     Raises:
         OptionError: it is neither, or a list is empty.
     """
-    if words and not words[0].startswith("--"):
+    if not words:
+        raise OptionError(
+            "nothing is given to sweep: name a grid file, or options with lists as values, such as "
+            "sidetune sweep --env digits --learner sidetune,finetune --seed 0..2"
+        )
+    if not words[0].startswith("--"):
         if len(words) > 1:
             raise OptionError(
                 f"a grid comes from a file or from options, not from both: {words[0]} and {words[1]}"

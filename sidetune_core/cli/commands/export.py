@@ -78,6 +78,12 @@ def export(
     if format != "adapter":
         _refuse(adapter_flags, f"is for adapters, and --format is {format}")
         return _export_network(run, task, out, format, trust_local_code)
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}
+    if out is not None and (named := by_suffix.get(out.suffix)) is not None:
+        raise OptionError(
+            f"--out {out} has the name of a file, and an adapter is a folder; for that file add "
+            f"--format {named}"
+        )
     from sidetune_core.serving.export import Exporter
 
     exporter = Exporter(run, trust_local_code)

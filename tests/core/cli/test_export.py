@@ -54,6 +54,11 @@ def test_the_folder_is_named_for_the_task_by_default(
     assert (tmp_path / "t1" / "task.json").is_file()
 
 
+def test_the_name_of_a_network_s_file_needs_its_format(export: Export) -> None:
+    status, _, told = export("--task", "t1", "--out", "t1.onnx")
+    assert (status, told.endswith("for that file add --format onnx\n")) == (2, True)
+
+
 def test_all_tasks_have_a_folder_each(export: Export, tmp_path: Path) -> None:
     export("--task", "all", "--out", str(tmp_path))
     assert load(tmp_path / "t0", tmp_path / "t1").tasks == ("t0", "t1")

@@ -554,7 +554,16 @@ def test_the_search_path_is_afterwards_as_it_was(source: str, current_folder: Pa
 def test_a_library_that_the_current_folder_s_module_lacks_is_named(current_folder: Path) -> None:
     (current_folder / "my_module.py").write_text("import habitat")
     said = message_of(lambda: load(find(LEARNER, "my_module:Foo", trust_local_code=True)))
-    assert said == "learner 'my_module:Foo' (local) needs 'habitat': pip install habitat"
+    assert said == (
+        "learner 'my_module:Foo' (local) imports 'habitat' (my_module.py, line 1), which is not installed; "
+        "install its package, or correct the import"
+    )
+
+
+def test_the_line_of_the_current_folder_s_module_that_fails_is_named(current_folder: Path) -> None:
+    (current_folder / "my_module.py").write_text("import sys\nfrom .other import Foo")
+    said = message_of(lambda: load(find(LEARNER, "my_module:Foo", trust_local_code=True)))
+    assert "importing 'my_module' fails (my_module.py, line 2) with ImportError" in said
 
 
 def test_a_module_that_is_not_in_the_current_folder_is_said(current_folder: Path) -> None:

@@ -79,6 +79,7 @@ def test_scenarios_are_varied_as_seeds_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("", "nothing is given to sweep"),
         ("--scenario task,clas", "'clas'"),
         ("--learner features --merger alpha,sum", "learner 'features' uses no merger"),
         ("--learner ewc,features --learner.cof 1", "learner 'ewc' has no option 'cof'. Did you mean 'coef'?"),
