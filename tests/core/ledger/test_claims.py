@@ -13,7 +13,7 @@ import pytest
 
 from sidetune_core.cli import main
 from sidetune_core.config.spec import RunSpec
-from sidetune_core.errors import LedgerError
+from sidetune_core.errors import LedgerError, PluginError
 from sidetune_core.ledger import claims, reproduce
 from sidetune_core.ledger.summary import summarize
 from sidetune_core.results.metrics import Results
@@ -373,7 +373,10 @@ def test_the_command_of_every_claim_of_the_project_resolves(name: str) -> None:
     from sidetune_core.ledger.reproduce import read_command
 
     entry = claims.read_entry(ROOT / "ledger", name)
-    assert resolve(read_command(entry.claim)).components
+    try:
+        assert resolve(read_command(entry.claim)).components
+    except PluginError as error:  # those of packages in examples/ are resolved by the tests of these
+        assert "a package of this checkout: pip install ./examples/" in str(error)
     assert {run.spec.seed for run in entry.runs} in (set(), set(entry.claim.seeds))
 
 
