@@ -29,7 +29,8 @@ GENERAL: dict[str, tuple[Any, Any, str]] = {
         Path | None,
         None,
         "add the tasks of --env to the finished run in this folder, or in a copy of it (--out); components, "
-        "seed, and options that are not set here are those of the run",
+        "their options and the seed are those of the run, options of the env that are not set have their "
+        "defaults",
     ),
     "tasks": (tuple[str, ...], (), "with --extend: the tasks of --env to add, by id; all of them if not set"),
     "save_every": (
