@@ -152,8 +152,13 @@ def test_the_command_of_a_run_is_accepted(run: str, unpack: Unpack, capsys: Capt
     assert all(part in printed for part in parts)
 
 
-FORMER_VALUES = {"gym": ("--env.spaces", "flat", "--env.no-rescale-actions", "--env.no-action-masks")}
-"""By env: values that options which came later have in former runs (see `option`)."""
+FORMER_VALUES = {
+    "gym": (
+        *("--env.spaces", "flat", "--env.no-rescale-actions", "--env.no-action-masks"),
+        *("--learner.begin", "merger"),
+    )
+}
+"""By env: values that former runs have of options which came later (see `option`), or had as defaults."""
 
 
 @pytest.mark.parametrize("run", ["gym/done", "digits/done", "seed/done"])

@@ -225,7 +225,7 @@ def test_the_record_of_a_search_is_what_the_protocol_says_and_binds_a_claim(
     assert main(["tune", "--report", str(out), "--record", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(file)
     recorded = json.loads(file.read_text())
-    assert recorded["argv"] == list(search.argv)
+    assert recorded["argv"] == [without_folders(word) for word in search.argv]
     assert (recorded["sampler"], recorded["sampler_seed"], recorded["seed"]) == ("random", 0, [0])
     assert (recorded["first_tasks"], recorded["split"], recorded["metric"]) == (2, "val", "accuracy")
     assert recorded["commits"] == ["c" * 40]

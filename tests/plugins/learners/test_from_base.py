@@ -13,8 +13,6 @@ from torch import Tensor
 from sidetune_core.api import Components, Features, Side, seeded
 from sidetune_core.config.kinds import LEARNER, MERGER, SIDE
 from sidetune_core.config.registry import find, load
-from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import RunSpec
 from sidetune_core.testing import sample
 
 MERGERS = ["alpha", "concat", "film", "mlp", "mlp-hidden", "mlp2", "product", "resmlp", "side", "sum"]
@@ -158,8 +156,3 @@ def test_by_default_a_task_has_no_gate(world: Any) -> None:
     world.start(learner, world.tasks[0])
     names: Mapping[str, Tensor] = learner.state_dict()
     assert not any("gate" in name for name in names)
-
-
-@pytest.mark.parametrize("env", ["digits", "gym", "imitation"])
-def test_a_task_begins_at_the_merger_s_encoding_in_other_envs_than_habitat(env: str) -> None:
-    assert resolve(RunSpec(learner="sidetune", env=env)).components["learner"].config.begin == "merger"
