@@ -164,7 +164,7 @@ class Forked:
     """Executes each trial in a fork; the second one interrupts the search while it trains, as Ctrl-C does."""
 
     flag: Path
-    """Made once the trials are told to stop."""
+    """Made once the trials are asked to stop."""
     workers: int = 1
     threads: int = 1
     _pids: list[int] = attrs.field(factory=list)
