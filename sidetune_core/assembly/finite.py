@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ def require_finite(output: Tensor, task: Task) -> Tensor:
     Raises:
         Diverged: it is not finite.
     """
-    if not output.sum().isfinite():  # it is if all terms are, unless it overflows
+    if not math.isfinite(float(output.sum())):  # it is if all terms are, unless it overflows
         count = int(torch.count_nonzero(broken_rows(output, task.outputs)))
         if count:
             raise Diverged(

@@ -71,11 +71,12 @@ class FrameIds:
         """Number of frames that are used again, including those after the last step of the latest rollout."""
         return (self.kept_rollouts * self.rollout_length + 1) * self.num_envs
 
-    def ids(self, update: int, step: int) -> Tensor:
-        """Ids (E,) of the frames before a step of a rollout; two tasks share ids with a probability of
-        2**-31."""
-        first = (self.seed % 2**31 << 32) + (update * self.rollout_length + step) * self.num_envs
-        return torch.arange(first, first + self.num_envs)
+    def ids(self, update: int) -> Tensor:
+        """Ids (T + 1, E) of the frames before each step of a rollout, and of those after the last one; two
+        tasks share ids with a probability of 2**-31."""
+        first = (self.seed % 2**31 << 32) + update * self.rollout_length * self.num_envs
+        count = (self.rollout_length + 1) * self.num_envs
+        return torch.arange(first, first + count).view(-1, self.num_envs)
 
 
 class RolloutCollector:
@@ -131,7 +132,8 @@ class RolloutCollector:
             raise
 
     def _collect(self, predict: Predict) -> Rollout:
-        length, frame_ids, update = self._ppo.rollout_length, self._frame_ids, self._update
+        length, update = self._ppo.rollout_length, self._update
+        ids = self._frame_ids.ids(update)
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "actions", self._task.id, update))
         frames: list[Observations] = []
         episodes: list[Episode] = []
@@ -141,13 +143,14 @@ class RolloutCollector:
         columns: list[tuple[Tensor, ...]] = []
         final: list[Observations] = []
         for number in range(length):
-            states.append(self._memory.state.clone())
-            output = self._predict_step(predict, number)
+            states.append(self._memory.state)
+            output = self._predict_step(predict, ids[number])
             self._memory.update(output, self._policy)
             when = f"step {update * length + number + 1} of training"
-            check_policy(self._policy, output[:, :size], self._task.title, when)
+            parameters = output[:, :size]
+            check_policy(self._policy, parameters, self._task.title, when)
             mask = mask_of(self._observations, self._policy)
-            parameters = mask_invalid(self._policy, output[:, :size], mask, self._task.title, when)
+            parameters = mask_invalid(self._policy, parameters, mask, self._task.title, when)
             masks.extend([] if mask is None else [mask])
             actions = self._policy.sample(parameters, generator)
             with self._guard:
@@ -168,7 +171,7 @@ class RolloutCollector:
             self._memory.reset(step.ended)
             episodes.extend(episode for _, episode in self._statistics.update(step))
             self._observations = self._normalizer.update_and_standardise(step.observations)
-        last = self._predict_step(predict, length)[:, -1]
+        last = self._predict_step(predict, ids[length])[:, -1]
         outputs, actions, rewards, worth, ended, truncated = (
             torch.stack(column) for column in zip(*columns, strict=True)
         )
@@ -192,13 +195,12 @@ class RolloutCollector:
         context = (
             {STATE: torch.cat(states), POSITION: positions(ended > 0).flatten()} if self._memory.size else {}
         )
-        ids = torch.cat([frame_ids.ids(update, number) for number in range(length)])
         self._update += 1
         return Rollout(
-            ids=ids,
+            ids=ids[:-1].flatten(),
             observations=observations,
             targets=batch.packed(),
-            window=frame_ids.window,
+            window=self._frame_ids.window,
             context=context,
             episodes=episodes,
             update=update,
@@ -207,21 +209,22 @@ class RolloutCollector:
             truncated=truncated,
             final={name: torch.cat([cut[name] for cut in final]) for name in observations} if final else {},
             last=self._observations,
-            last_ids=frame_ids.ids(update, length),
+            last_ids=ids[length],
         )
 
-    def _predict_step(self, predict: Predict, step: int) -> Tensor:
-        """Parameters and value (E, policy.size + 1) for the current observations."""
-        ids = self._frame_ids.ids(self._update, step)
+    def _predict_step(self, predict: Predict, ids: Tensor) -> Tensor:
+        """Parameters and value (E, policy.size + 1) for the current observations, of ids (E,)."""
         inputs = self._normalizer.inputs(self._observations, ids, self._frame_ids.window)
         return predict(self._memory.context_of(inputs)).cpu()
 
     def _truncated(self, step: Step) -> tuple[Tensor, Observations]:
         """Where episodes were truncated, (E,), and their final observations, standardised; empty if none
         were."""
+        if not step.final_observations:
+            return torch.zeros_like(step.truncated), {}
         truncated = step.truncated & ~step.terminated
-        if not step.final_observations or not truncated.any():
-            return torch.zeros_like(truncated), {}
+        if not truncated.any():
+            return truncated, {}
         rows = truncated[step.ended]
         final = {name: value[rows] for name, value in step.final_observations.items()}
         return truncated, self._normalizer.standardised(final)

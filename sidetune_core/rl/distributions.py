@@ -60,7 +60,8 @@ class Policy(ABC):
 
     def is_defined(self, parameters: Tensor) -> bool:
         """Whether parameters (B, size) are those of distributions: by default, whether all are finite."""
-        return bool(parameters.isfinite().all())
+        # a sum is finite if all terms are, unless it overflows, and takes a fraction of the time
+        return math.isfinite(float(parameters.sum())) or bool(parameters.isfinite().all())
 
 
 class Categorical(Policy):
@@ -77,15 +78,18 @@ class Categorical(Policy):
     def sample(self, parameters: Tensor, generator: torch.Generator) -> Tensor:
         """By the Gumbel-max trick: the argmax of the logits minus the logarithm of exponential variates."""
         noise = torch.empty_like(parameters).exponential_(generator=generator).log_()
-        return self.mode(parameters - noise)
+        return self.mode(torch.sub(parameters, noise, out=noise))
 
     def mode(self, parameters: Tensor) -> Tensor:
+        if len(self.counts) == 1:
+            return parameters.argmax(1, keepdim=True).float()
         choices = [logits.argmax(1) for logits in torch.split(parameters, self.counts, 1)]
         return torch.stack(choices, 1).float()
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
-        log_probs = enumerate(self._log_probs(parameters))
-        chosen = [values.gather(1, actions[:, k : k + 1].long()) for k, values in log_probs]
+        columns = torch.split(actions.long(), 1, 1)
+        pairs = zip(self._log_probs(parameters), columns, strict=True)
+        chosen = [log_probs.gather(1, column) for log_probs, column in pairs]
         return torch.cat(chosen, 1).sum(1)
 
     def entropy(self, parameters: Tensor) -> Tensor:
@@ -106,7 +110,8 @@ class Categorical(Policy):
 
     def _log_probs(self, parameters: Tensor) -> list[Tensor]:
         """(B, count) for each of the distributions."""
-        return [functional.log_softmax(logits, 1) for logits in torch.split(parameters, self.counts, 1)]
+        parts = (parameters,) if len(self.counts) == 1 else torch.split(parameters, self.counts, 1)
+        return [functional.log_softmax(logits, 1) for logits in parts]
 
     def is_defined(self, parameters: Tensor) -> bool:
         """Logits of -inf are actions that are masked; every distribution needs another one."""

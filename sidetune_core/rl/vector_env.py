@@ -115,9 +115,8 @@ def check_finite(step: Step, title: str, when: str) -> None:
     Raises:
         RolloutError: an observation or a reward is NaN or infinite.
     """
-    values = {"reward": step.rewards}
-    values |= {f"observation '{name}'": value for name, value in step.observations.items()}
-    for name, value in values.items():
+    for name, value in (("", step.rewards), *step.observations.items()):
         if value.is_floating_point() and not np.isfinite(value.numpy()).all():
             env = int((~value.isfinite()).reshape(len(value), -1).any(1).nonzero()[0])
-            raise RolloutError(f"{title}: the {name} of environment {env} is not finite ({when})")
+            what = f"observation '{name}'" if name else "reward"
+            raise RolloutError(f"{title}: the {what} of environment {env} is not finite ({when})")

@@ -10,8 +10,8 @@ import io
 import multiprocessing
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -218,15 +218,22 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
     ) -> tuple[Any, dict[str, Any]]:
         is_minigrid_env = is_minigrid(self._spec.id)  # BabyAI prints the missions that it rejects
         output = redirect_stdout(io.StringIO()) if is_minigrid_env else nullcontext()
-        with output, self._noting_index():
-            observation, info = self.env.reset(seed=seed, options=options)
+        with output:
+            try:
+                observation, info = self.env.reset(seed=seed, options=options)
+            except Exception as error:
+                error.add_note(f"{NOTE}{self._number}")
+                raise
         self._return = 0.0
         self.raw = RawStep(observation, info)
         return self.converter.convert(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        with self._noting_index():
+        try:
             observation, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            error.add_note(f"{NOTE}{self._number}")
+            raise
         reward = _as_number(reward)
         self._return += reward
         self.raw = RawStep(observation, info)
@@ -242,14 +249,6 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
                 unread = {"oov_words": float(converter.unknown), "cut_words": float(converter.cut)}
                 final |= {"metrics": unread}
         return final
-
-    @contextmanager
-    def _noting_index(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            error.add_note(f"{NOTE}{self._number}")
-            raise
 
     def _is_success(self, info: Mapping[str, Any]) -> bool:
         if self._spec.reward_threshold is None:

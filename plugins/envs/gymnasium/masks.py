@@ -6,9 +6,8 @@ Worker processes import this module, so it does not import torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import attrs
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -27,8 +26,7 @@ INPUT = "_action_mask"
 Source = Literal["", "observation", "method", "info"]
 
 
-@attrs.frozen(eq=False)
-class RawStep:
+class RawStep(NamedTuple):
     """The latest observation and info of the plain environment."""
 
     observation: Any

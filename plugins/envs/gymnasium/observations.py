@@ -140,6 +140,7 @@ class ObservationConverter:
             raise ValueError(f"its observation has {in_words(self.left_out) or 'no part'}; {SUPPORTED}")
         self.parts = [part for part, _ in found if part.name in converters and self.names[part.name] in kept]
         self.converters = {self.names[part.name]: converters[part.name] for part in self.parts}
+        self._inputs = [(self.names[part.name], part, converters[part.name].convert) for part in self.parts]
         self.space = spaces.Dict({name: converter.space for name, converter in self.converters.items()})
 
     @property
@@ -149,7 +150,7 @@ class ObservationConverter:
 
     def convert(self, observation: Any) -> dict[str, Array]:
         """A raw observation by input name."""
-        return self.convert_parts({part.name: part.of(observation) for part in self.parts})
+        return {name: convert(part.of(observation)) for name, part, convert in self._inputs}
 
     def convert_parts(self, values: dict[str, Any]) -> dict[str, Array]:
         """The raw values of `parts`, by their names, as inputs."""

@@ -162,7 +162,7 @@ class GymVectorEnv:
 
     def _tensors(self, arrays: Mapping[str, Any]) -> Observations:
         """Copies, with stacks (E, frame-stack, C, ...) as channels (E, frame-stack * C, ...)."""
-        values = {name: torch.tensor(array) for name, array in arrays.items()}
+        values = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         if self._stacked:
             values = {name: value.flatten(1, 2) for name, value in values.items()}
         if self._mask_images:
