@@ -7,7 +7,7 @@ folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -349,19 +349,28 @@ def certificate_lines(
     return [*lines, *(f"  likely cause, {change}" for change in plugin_changes)]
 
 
-def new_warnings(records: Iterable[TaskRecord], last: Collection[str]) -> list[str]:
+def new_warnings(records: Mapping[str, TaskRecord], last: Collection[str]) -> list[str]:
     """A warning if the outputs for the tasks `last`, those of the last stage, are the first of all that are
-    not reproducible."""
-    causes = [
-        (record.probes.cause, record) for record in records if record.probes.cause not in ("", CONDITIONS)
-    ]
-    if not causes or causes[0][1].id not in last:
+    not reproducible.
+
+    Args:
+        records: of the tasks so far, by id, in order.
+        last: ids of tasks.
+    """
+    if not any(_has_cause(records[id]) for id in last if id in records):
         return []
-    cause, record = causes[0]
+    first = next(record for record in records.values() if _has_cause(record))
+    if first.id not in last:
+        return []
     return [
-        f"the learner's outputs for task {record.id} are not the same when {record.probes.examples} examples "
-        f"are evaluated once more, so R depends on how it is evaluated: {cause}"
+        f"the learner's outputs for task {first.id} are not the same when {first.probes.examples} examples "
+        f"are evaluated once more, so R depends on how it is evaluated: {first.probes.cause}"
     ]
+
+
+def _has_cause(record: TaskRecord) -> bool:
+    """Whether outputs for a task are not reproducible under the same conditions."""
+    return record.probes.cause not in ("", CONDITIONS)
 
 
 def _finding(record: TaskRecord) -> str:

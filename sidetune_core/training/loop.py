@@ -145,6 +145,7 @@ def _learn(
     if workers is not None:
         left = [stage for stage in stages if stage.last.id not in done]
         workers.begin(learner, shared, tasks, left, mid_task, context, recorder)
+    one_unit = have_one_unit([task.metric for task in tasks])
     for number, stage in enumerate(stages, 1):
         if stage.last.id in done:
             continue
@@ -163,7 +164,6 @@ def _learn(
         is_full = is_thorough(number) or number == len(stages)
         cells = close_stage(tracked, trained, context, recorder, memo, is_full)
         mid_task = None
-        one_unit = have_one_unit([task.metric for task in tasks])
         metric = stage.last.metric
         average = (
             f", mean over tasks so far {with_unit(metric, mean(cells))}" if one_unit and seen[1:] else ""

@@ -224,11 +224,11 @@ class Memo:
 
     def cells(self, tasks: Sequence[Task]) -> list[float | None]:
         """The values of tasks on the split of R in the last row; None for a gap."""
-        known = self._cells
-        for task in tasks:
-            if task.id not in known:
-                known[task.id] = self._values.get(task.id, {}).get(self._split, {}).get(task.metric)
-        return [known[task.id] for task in tasks]
+        known, ids = self._cells, [task.id for task in tasks]
+        for task, id in zip(tasks, ids, strict=True):
+            if id not in known:
+                known[id] = self._values.get(id, {}).get(self._split, {}).get(task.metric)
+        return list(map(known.__getitem__, ids))
 
     def _reasons(
         self,

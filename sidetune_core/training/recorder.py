@@ -553,7 +553,7 @@ class RunRecorder(Recorder):
                 tracked.forget(self._since_certificate)
             self._since_certificate, self._files = tracked.journal(), set()
         stage = boundary.stage
-        for line in new_warnings(log.records.values(), [task.id for task in stage.tasks]):
+        for line in new_warnings(log.records, [task.id for task in stage.tasks]):
             self.warning(line)
 
     def _draw(self, line: Mapping[str, Any]) -> None:

@@ -93,10 +93,14 @@ def test_changed_conditions_are_in_the_lines() -> None:
     assert line.endswith(f"{record.CONDITIONS}: threads 4 → 2")
 
 
+def by_id(*records: record.TaskRecord) -> dict[str, record.TaskRecord]:
+    return {one.id: one for one in records}
+
+
 def test_a_warning_is_not_for_changed_conditions() -> None:
     rounded = attrs.evolve(SOUND, probes=probed(cause=record.CONDITIONS))
     doubtful = attrs.evolve(LAST, probes=probed(cause=record.BATCH))
-    assert len(record.new_warnings([rounded, doubtful], [LAST.id])) == 1
+    assert len(record.new_warnings(by_id(rounded, doubtful), [LAST.id])) == 1
 
 
 def test_a_gap_in_r_is_in_the_lines() -> None:
@@ -106,6 +110,6 @@ def test_a_gap_in_r_is_in_the_lines() -> None:
 
 def test_a_warning_is_for_the_first_task_that_is_not_reproducible_only() -> None:
     doubtful = attrs.evolve(LAST, probes=probed(cause=record.BATCH))
-    assert len(record.new_warnings([SOUND, doubtful], [LAST.id])) == 1
-    both = [attrs.evolve(SOUND, probes=doubtful.probes), doubtful]
+    assert len(record.new_warnings(by_id(SOUND, doubtful), [LAST.id])) == 1
+    both = by_id(attrs.evolve(SOUND, probes=doubtful.probes), doubtful)
     assert record.new_warnings(both, [LAST.id]) == []
