@@ -1,9 +1,9 @@
 """PPO: ours compared with stable-baselines3's, with equal environment, hyperparameters, networks, evaluation.
 
-    pip install stable-baselines3 && python benchmarks/ppo.py [--id CartPole-v1] [--frames 51200] [--seeds 3]
+    pip install stable-baselines3 && python benchmarks/ppo.py [--id CartPole-v1] [--frames N] [--seeds 3]
 
-Both train an actor and a critic with PPO on 8 environments in one process: rollouts of 128 steps, 4 epochs in
-batches of 256, Adam with learning rate 3e-4 and eps 1e-5, clip range 0.2, gradient norm at most 0.5.
+Both train an actor and a critic with PPO on 8 environments in one process: rollouts of 128 steps, Adam with
+eps 1e-5, clip range 0.2, gradient norm at most 0.5, and the settings of the environment (`SETTINGS`).
 stable-baselines3 has 2 x 64 tanh units for each of actor and critic, and so have ours (base ``mlp`` without
 layers, two layers in each half of the head), initialised orthogonally. Variants take turns, each run in its
 own process; training is timed without imports and evaluation. The most likely actions are then evaluated over
@@ -25,10 +25,33 @@ import time
 from typing import Any
 from unittest import mock
 
+import attrs
+
 import sidetune_core
 
-ENVS, ROLLOUT, BATCH, PASSES, EPISODES = 8, 128, 256, 4, 100
+ENVS, ROLLOUT, EPISODES = 8, 128, 100
 VARIANTS = ("ours", "sb3")
+
+
+@attrs.frozen
+class Settings:
+    """Of PPO in one environment."""
+
+    frames: int = 51_200
+    """Steps over all environments."""
+    epochs: int = 4
+    batch_size: int = 256
+    lr: float = 3e-4
+    gamma: float = 0.99
+
+
+SETTINGS = {
+    "CartPole-v1": Settings(),
+    "Acrobot-v1": Settings(102_400, batch_size=64),
+    "Pendulum-v1": Settings(102_400, epochs=10, batch_size=64, lr=1e-3, gamma=0.9),
+}
+"""Acrobot has more and smaller batches; Pendulum has the settings of RL Baselines3 Zoo (Raffin, 2020), but for 4
+environments with rollouts of 1,024 steps there."""
 
 
 def main() -> None:
@@ -37,15 +60,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--id", default="CartPole-v1", help="an environment with a vector observation and discrete actions"
+        "--id",
+        default="CartPole-v1",
+        help="an environment with a vector observation; those without settings of their own have CartPole's",
     )
-    parser.add_argument(
-        "--frames", type=int, default=51_200, help="steps over all environments, a multiple of 1024"
-    )
+    parser.add_argument("--frames", type=int, help="steps over all environments, a multiple of 1024")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--child", choices=(*VARIANTS, "raw"), help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.settings = SETTINGS.get(options.id, Settings())
+    options.frames = options.frames or options.settings.frames
     if options.child:
         importlib.import_module(
             "torch._dynamo"
@@ -98,7 +123,7 @@ class _Stopwatch:
 def _ours(options: argparse.Namespace) -> list[float]:
     from sidetune_core.training.steps import StageTraining
 
-    watch, train = _Stopwatch(), StageTraining.run
+    watch, train, settings = _Stopwatch(), StageTraining.run, options.settings
 
     def timed(training: StageTraining, trainable: Any) -> int:
         watch.start()
@@ -110,12 +135,17 @@ def _ours(options: argparse.Namespace) -> list[float]:
         "name": "gym",
         "ids": [options.id],
         "num_envs": ENVS,
-        "ppo": {"rollout_length": ROLLOUT, "epochs": PASSES, "hidden_layers": 2},
+        "ppo": {
+            "rollout_length": ROLLOUT,
+            "epochs": settings.epochs,
+            "hidden_layers": 2,
+            "gamma": settings.gamma,
+        },
         "frames": options.frames,
     }
     train_options: dict[str, Any] = {
-        "batch_size": BATCH,
-        "lr": 3e-4,
+        "batch_size": settings.batch_size,
+        "lr": settings.lr,
         "schedule": "constant",
         "adam_eps": 1e-5,
         "grad_clip": 0.5,
@@ -138,12 +168,15 @@ def _sb3(options: argparse.Namespace) -> list[float]:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
 
+    settings = options.settings
     model = PPO(
         "MlpPolicy",
         make_vec_env(options.id, ENVS, seed=options.seed),
+        learning_rate=settings.lr,
+        gamma=settings.gamma,
         n_steps=ROLLOUT,
-        batch_size=BATCH,
-        n_epochs=PASSES,
+        batch_size=settings.batch_size,
+        n_epochs=settings.epochs,
         seed=options.seed,
         device="cpu",
     )
