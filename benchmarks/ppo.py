@@ -50,8 +50,8 @@ SETTINGS = {
     "Acrobot-v1": Settings(102_400, batch_size=64),
     "Pendulum-v1": Settings(102_400, epochs=10, batch_size=64, lr=1e-3, gamma=0.9),
 }
-"""Acrobot has more and smaller batches; Pendulum has the settings of RL Baselines3 Zoo (Raffin, 2020), but for 4
-environments with rollouts of 1,024 steps there."""
+"""Acrobot has more and smaller batches; those of Pendulum are of RL Baselines3 Zoo (Raffin, 2020), except for
+the 4 environments with rollouts of 1,024 steps that it has."""
 
 
 def main() -> None:
