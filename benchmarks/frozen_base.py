@@ -5,8 +5,8 @@
 The first variant is what runs do: norms folded into convolutions at each call, ReLUs within them, bf16
 autocast, channels last, batches of 64. All variants take turns in one thread; printed are the median
 processor time of an image, its ratio to the first variant as a median of paired ratios with quartiles, and
-the largest difference of the encoding from that in fp32, relative to the largest encoding. ``compiled`` (with
-``--compile``) also has the processor time of compiling.
+the largest difference of the encoding from that in fp32, relative to the largest encoding. With ``--compile``, there
+are variants by torch.compile, with the processor time of compiling.
 
 ``--int8`` adds variants in int8, calibrated on 512 training images of iCIFAR's first task; all variants then
 get test images instead of noise. ``pip install torchao`` and ``--compile`` add torchao's. Then heads for the
@@ -42,7 +42,7 @@ from sidetune_core.interfaces.networks import Base
 from sidetune_core.system.device import processor
 
 Encode = Callable[[Tensor], Tensor]
-TORCHAO = "int8, torchao, compiled"
+COMPILED, TORCHAO = "bf16, compiled", "int8, torchao, compiled"
 CALIBRATION, TASKS, SEEDS = 512, 3, (0, 1, 2)
 
 
@@ -75,12 +75,12 @@ def main() -> None:
             quantised = _quantised(base, train.images[own].float() / 255, options.compile)
             variants |= quantised
         if options.compile:
-            variants["compiled"] = (64, torch.compile(_autocast(lambda x: base({"image": x}).encoding)))
+            variants[COMPILED] = (64, torch.compile(_autocast(lambda x: base({"image": x}).encoding)))
         with _own_compiler_cache():
-            for name in variants.keys() & {"compiled", TORCHAO}:
+            for name in sorted(variants.keys() & {COMPILED, TORCHAO}):
                 began = _processor_time()
                 variants[name][1](_last(images[:64]))
-                print(f"compiling {name} took {_processor_time() - began:.1f} s of processor time")
+                print(f"{name}: compiling took {_processor_time() - began:.1f} s of processor time")
             _time(variants, images, base, 1 if options.quick else options.repeats)
     if options.int8:
         encoders = {name: variants[name][1] for name in ("fp32", next(iter(variants)), *quantised)}

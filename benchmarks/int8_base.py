@@ -56,6 +56,7 @@ def by_torchao(encoder: nn.Module, calibration: Tensor) -> Encode:
         encoder: images (B, 3, H, W) to encodings, in fp32.
         calibration: images (N, 3, H, W) in [0, 1].
     """
+    from torch._inductor import config
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
@@ -65,8 +66,13 @@ def by_torchao(encoder: nn.Module, calibration: Tensor) -> Encode:
     prepared = prepare_pt2e(torch.export.export(encoder, (batches[0],)).module(), quantizer)
     for batch in batches:
         prepared(batch)
-    compiled: Encode = torch.compile(convert_pt2e(prepared), options={"freezing": True})
-    return compiled
+    compiled: Encode = torch.compile(convert_pt2e(prepared))
+
+    def encode(images: Tensor) -> Tensor:
+        with config.patch(freezing=True):  # the operators need weights that are constants
+            return compiled(images)
+
+    return encode
 
 
 def by_onnxruntime(encoder: nn.Module, calibration: Tensor) -> Encode:
