@@ -5,8 +5,8 @@
 The first variant is what runs do: norms folded into convolutions at each call, ReLUs within them, bf16
 autocast, channels last, batches of 64. All variants take turns in one thread; printed are the median
 processor time of an image, its ratio to the first variant as a median of paired ratios with quartiles, and
-the largest difference of the encoding from that in fp32, relative to the largest encoding. With ``--compile``, there
-are variants by torch.compile, with the processor time of compiling.
+the largest difference of the encoding from that in fp32, relative to the largest encoding. ``--compile`` adds
+variants by torch.compile, with the processor time of compiling.
 
 ``--int8`` adds variants in int8, calibrated on 512 training images of iCIFAR's first task; all variants then
 get test images instead of noise. ``pip install torchao`` and ``--compile`` add torchao's. Then heads for the
@@ -210,9 +210,11 @@ def _with_sums(base: Base) -> Encode:
                 if not block.keeps_shape:  # a copy, not the tap of the stage before
                     shortcut = x[:, :, :: block.stride, :: block.stride]
                     shortcut = _last(functional.pad(shortcut, (0, 0, 0, 0, block.padding, block.padding)))
-                x = _pointwise(hidden, *code._fold(block.conv2, block.bn2), block.conv2, shortcut)
+                weight, bias = code._fold(block.conv2, block.bn2)
+                x = _pointwise(hidden, weight, bias, block.conv2, shortcut)
             taps.append(x)
-        return taps[-1].mean((2, 3))
+        encoding: Tensor = taps[-1].mean((2, 3))
+        return encoding
 
     return encode
 
