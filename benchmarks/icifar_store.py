@@ -170,7 +170,7 @@ def _compare(options: argparse.Namespace) -> None:
         f"{len(os.sched_getaffinity(0))} cores, torch {metadata.version('torch')}, "
         f"commit {commit.stdout.strip()}, {time.strftime('%Y-%m-%d')}; medians of {options.repeats}"
     )
-    print(f"{'variant':<8}{'precision':<10}{'seconds':>8}{'from':>7}{'to':>7}{'ratio':>7}", end="")
+    print(f"{'variant':<10}{'precision':<10}{'seconds':>8}{'from':>7}{'to':>7}{'ratio':>7}", end="")
     print(f"{'processor s':>13}{'imports s':>11}{'outside %':>11}{'peak GB':>9}{'accuracy %':>12}")
     for (variant, precision), median in medians.items():
         seconds = [run.seconds for run in runs[variant, precision]]
@@ -179,7 +179,7 @@ def _compare(options: argparse.Namespace) -> None:
         imports = "" if by_hand else f"{median.imports:.1f}"
         outside = "" if by_hand else f"{100 * median.outside:.1f}"
         print(
-            f"{variant:<8}{precision:<10}{median.seconds:>8.1f}{min(seconds):>7.1f}{max(seconds):>7.1f}{ratio}"
+            f"{variant:<10}{precision:<10}{median.seconds:>8.1f}{min(seconds):>7.1f}{max(seconds):>7.1f}{ratio}"
             f"{median.processor:>13.1f}{imports:>11}{outside:>11}"
             f"{median.memory:>9.2f}{100 * median.accuracy:>12.2f}"
         )
