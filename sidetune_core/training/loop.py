@@ -28,10 +28,11 @@ from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
+from sidetune_core.training.boundary import Boundary
 from sidetune_core.training.context import Context
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measure, record
 from sidetune_core.training.memo import Memo
-from sidetune_core.training.recorder import Boundary, Recorder
+from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.start_from import find_source, start_from
 from sidetune_core.training.steps import StageTraining

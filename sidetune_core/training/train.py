@@ -25,8 +25,10 @@ from sidetune_core.training.finished_run import Run
 from sidetune_core.training.job import Job, make_cache
 from sidetune_core.training.loop import learn
 from sidetune_core.training.memo import Memo
-from sidetune_core.training.recorder import Recorder, RunRecorder, tensorboard
+from sidetune_core.training.recorder import Recorder
+from sidetune_core.training.run_recorder import RunRecorder
 from sidetune_core.training.run_status import keep_status
+from sidetune_core.training.tensorboard_files import tensorboard
 from sidetune_core.training.workers.side_by_side import side_by_side
 
 
