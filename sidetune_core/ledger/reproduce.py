@@ -20,7 +20,8 @@ from sidetune_core.config.spec import MOVED_OPTIONS, RunSpec, respell_tables
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger.claims import Claim
 from sidetune_core.results.grouping import same_method
-from sidetune_core.results.report import RunSummary, one_line
+from sidetune_core.results.report import one_line
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.training import resume, run

@@ -22,8 +22,8 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.interfaces.training import ParamGroup
 from sidetune_core.io.printable import counted
+from sidetune_core.results.cells import with_unit
 from sidetune_core.results.metrics import have_one_unit, mean
-from sidetune_core.results.report import with_unit
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest

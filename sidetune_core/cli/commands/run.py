@@ -29,12 +29,7 @@ def run(argv: Sequence[str]) -> int:
         if arguments.dry_run and arguments.resolved is not None:
             return _dry_run(arguments.resolved)
         from sidetune_core.assembly.restore import read_resolved
-        from sidetune_core.results.report import (
-            changed_lines,
-            gap_lines,
-            results_lines,
-            scenario_lines,
-        )
+        from sidetune_core.results.report import changed_lines, gap_lines, results_lines, scenario_lines
         from sidetune_core.results.screen import wrapped
         from sidetune_core.results.summary import summarise
         from sidetune_core.training import execution, resume

@@ -17,7 +17,7 @@ from sidetune_core.errors import LedgerError, PluginError
 from sidetune_core.ledger import claims, reproduce
 from sidetune_core.ledger.summary import summarize
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import RunSummary
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.training import run as training_run
 
 ROOT = Path(__file__).parents[3]
