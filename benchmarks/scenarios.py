@@ -23,8 +23,8 @@ import torch
 import sidetune_core
 from sidetune_core.config.scenario_check import learners_in
 from sidetune_core.errors import SidetuneError
+from sidetune_core.results.cells import format_value
 from sidetune_core.results.metrics import mean
-from sidetune_core.results.report import format_value
 from sidetune_core.results.summary import summarise
 from sidetune_core.results.tables import markdown
 from sidetune_core.scenarios import SCENARIOS, Scenario, title

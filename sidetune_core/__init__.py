@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from sidetune_core.sweeps.runner import SweptRun, sweep
     from sidetune_core.training.callbacks import Callback, RowRecord, StepRecord
     from sidetune_core.training.extension import extend
-    from sidetune_core.training.run import Run, resume, run
+    from sidetune_core.training.finished_run import Run
+    from sidetune_core.training.resume import resume
+    from sidetune_core.training.run import run
 
 __version__ = "0.1.0"
 
@@ -63,7 +65,7 @@ __getattr__ = lazy_names(
         "Model": "serving.model",
         "Results": "results.metrics",
         "RowRecord": "training.callbacks",
-        "Run": "training.run",
+        "Run": "training.finished_run",
         "RunSpec": "config.spec",
         "StepRecord": "training.callbacks",
         "SweptRun": "sweeps.runner",
@@ -73,7 +75,7 @@ __getattr__ = lazy_names(
         "evaluate": "serving.evaluation",
         "extend": "training.extension",
         "load": "serving.model",
-        "resume": "training.run",
+        "resume": "training.resume",
         "run": "training.run",
         "sweep": "sweeps.runner",
         "verify": "certificate.verify",

@@ -43,10 +43,11 @@ from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.io import strict_json
 from sidetune_core.io.files import read_text
 from sidetune_core.ledger.searches import SearchRecord, check_chosen, read_search_record, search_lines
+from sidetune_core.results.cells import format_value, in_percent
 from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.grouping import MethodRuns, in_present_names
 from sidetune_core.results.metrics import Results, average_accuracy, one_unit
-from sidetune_core.results.report import RunSummary, format_value, in_percent
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.results.tables import Layout, typeset
 from sidetune_core.storage.atomic import write_text
 

@@ -20,10 +20,11 @@ from sidetune_core.config.spec import MOVED_OPTIONS, RunSpec, respell_tables
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger.claims import Claim
 from sidetune_core.results.grouping import same_method
-from sidetune_core.results.report import RunSummary, one_line
+from sidetune_core.results.report import one_line
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import RunFolder
-from sidetune_core.training import run
+from sidetune_core.training import resume, run
 
 NOT_IN_A_CLAIM = {
     "--seed",
@@ -117,7 +118,7 @@ def carry_out(
             for change in _check_same(existing, run_spec):
                 info(f"seed {seed}: {path} was made with another plugin than is installed: {change}")
             if not existing.finished:
-                run.resume(path, quiet, trust_local_code=spec.trust_local_code)
+                resume.resume(path, quiet, trust_local_code=spec.trust_local_code)
         summary = summarise(existing)
         runs.append(Run(summary, existing.read_json("run.json")))
         if summary.diverged:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from sidetune_core.ledger.claims import Entry, methods_of
+from sidetune_core.results.cells import UNMEASURED, in_percent
 from sidetune_core.results.compare_methods import estimate, format_estimate, rank
 from sidetune_core.results.compare_runs import COMPARED
 from sidetune_core.results.grouping import MethodRuns
 from sidetune_core.results.metrics import one_unit
-from sidetune_core.results.report import TRAINABLE, UNMEASURED, in_percent
+from sidetune_core.results.run_summary import TRAINABLE
 from sidetune_core.results.significance import FEWEST_SEEDS
 from sidetune_core.results.tables import Layout, typeset
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from sidetune_core.results.cells import UNMEASURED, format_int
 from sidetune_core.results.grouping import MethodRuns
 from sidetune_core.results.metrics import mean
-from sidetune_core.results.report import TRAINABLE, UNMEASURED, RunSummary, format_int
+from sidetune_core.results.run_summary import TRAINABLE, RunSummary
 from sidetune_core.results.tables import Table
 
 STORED_KINDS = ("weights", "exemplars", "statistics")

@@ -7,20 +7,13 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from sidetune_core.results.cells import UNMEASURED, format_int, format_value, in_mebibytes, in_percent
 from sidetune_core.results.compare_costs import STORED_KINDS, cost_table, cost_values
 from sidetune_core.results.compare_runs import COMPARED, common_metric, heads, keys
 from sidetune_core.results.grouping import MethodRuns, data_lines, left_out, same_stream, shared_line
 from sidetune_core.results.metrics import Metric, mean, meaningful, one_unit
-from sidetune_core.results.report import (
-    TRAINABLE,
-    UNMEASURED,
-    RunSummary,
-    by_task,
-    format_int,
-    format_value,
-    in_mebibytes,
-    in_percent,
-)
+from sidetune_core.results.report import by_task
+from sidetune_core.results.run_summary import TRAINABLE, RunSummary
 from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.screen import FULL, Screen, fitted, wrapped
 from sidetune_core.results.significance import FEWEST_SEEDS, LEVEL, Ranking, half_width, rank_methods

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sidetune_core.errors import RunError
 from sidetune_core.io.printable import counted
+from sidetune_core.results.cells import UNMEASURED, format_int, format_metric
 from sidetune_core.results.grouping import data_labels, data_lines, group_runs, same_stream, shared_line
 from sidetune_core.results.metrics import (
     MAIN,
@@ -19,15 +20,8 @@ from sidetune_core.results.metrics import (
     one_unit,
     relative_intransigence,
 )
-from sidetune_core.results.report import (
-    TRAINABLE,
-    UNMEASURED,
-    RunSummary,
-    by_task,
-    format_int,
-    format_metric,
-    gap_lines,
-)
+from sidetune_core.results.report import by_task, gap_lines
+from sidetune_core.results.run_summary import TRAINABLE, RunSummary
 from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.screen import FULL, Screen, fitted, wrapped
 from sidetune_core.results.tables import Format, Table, comma_separated, typeset

@@ -10,9 +10,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from sidetune_core.errors import SidetuneError
+from sidetune_core.results.cells import in_percent
 from sidetune_core.results.grouping import MethodRuns, same_stream, shared_line
 from sidetune_core.results.metrics import Results, average_accuracy, mean, one_unit
-from sidetune_core.results.report import TRAINABLE, RunSummary, in_percent
+from sidetune_core.results.run_summary import TRAINABLE, RunSummary
 from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.significance import half_width
 from sidetune_core.results.task_images import task_images

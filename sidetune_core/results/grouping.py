@@ -13,8 +13,8 @@ from sidetune_core.config.differences import flatten
 from sidetune_core.config.resolve import with_present_names
 from sidetune_core.config.spec import MEASURES, RunSpec
 from sidetune_core.errors import shorten
-from sidetune_core.results.report import RunSummary
 from sidetune_core.results.run_data import Comparison, compare_data
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.scenarios import DEFAULT, title
 
 _SLOTS = ("learner", "merger", "side", "base", "env")

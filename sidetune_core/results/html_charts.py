@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import attrs
 
+from sidetune_core.results.cells import in_percent
 from sidetune_core.results.html_page import escaped, wide
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import in_percent
 from sidetune_core.results.task_labels import task_labels
 
 COLOURS = (

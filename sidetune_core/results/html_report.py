@@ -10,6 +10,14 @@ from pathlib import Path
 from sidetune_core import __version__
 from sidetune_core.errors import RunError, SidetuneError
 from sidetune_core.io.printable import counted
+from sidetune_core.results.cells import (
+    format_int,
+    format_metric,
+    format_value,
+    in_percent,
+    time_text,
+    with_unit,
+)
 from sidetune_core.results.compare_methods import method_table
 from sidetune_core.results.compare_runs import COMPARED, run_table
 from sidetune_core.results.grouping import MethodRuns, group_runs, same_stream, shared_line
@@ -36,20 +44,8 @@ from sidetune_core.results.metrics import (
     meaningful,
     one_unit,
 )
-from sidetune_core.results.report import (
-    TRAINABLE,
-    RunSummary,
-    changed_lines,
-    cost_lines,
-    format_int,
-    format_metric,
-    format_value,
-    gap_lines,
-    in_percent,
-    scenario_lines,
-    time_text,
-    with_unit,
-)
+from sidetune_core.results.report import changed_lines, cost_lines, gap_lines, scenario_lines
+from sidetune_core.results.run_summary import TRAINABLE, RunSummary
 from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.task_images import task_images, tasks_with_images
 from sidetune_core.results.task_labels import task_labels

@@ -76,7 +76,8 @@ class Results:
 
     def __repr__(self) -> str:
         """What was measured, in a line."""
-        from sidetune_core.results.report import in_percent, one_line
+        from sidetune_core.results.cells import in_percent
+        from sidetune_core.results.report import one_line
 
         trained = f"{len(self.rows)} of {len(self.tasks)} tasks trained"
         values = f"; {one_line(self, in_percent(self))}" if self.rows else ""

@@ -1,24 +1,26 @@
 """Text about one run: its result matrix, its metrics, its report.
 
-This module only formats: `metrics` computes, `summary` reads run folders, `tables` typesets.
-
-An accuracy in [0, 1] is printed in percent, any other metric with four significant digits; `·` marks cells
-that were not measured and metrics that are undefined.
+This module only formats: `metrics` computes, `summary` reads run folders, `cells` writes values, `tables`
+typesets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
-
-import attrs
 
 from sidetune_core.config.plugin_record import PluginRecord
-from sidetune_core.config.selection import Selection
-from sidetune_core.config.spec import RunSpec
 from sidetune_core.io.printable import counted
 from sidetune_core.io.printable import one_line as escaped_line
-from sidetune_core.results.anytime import ANYTIME, Curves
+from sidetune_core.results.anytime import ANYTIME
+from sidetune_core.results.cells import (
+    UNMEASURED,
+    format_metric,
+    format_value,
+    in_mebibytes,
+    in_percent,
+    time_text,
+)
+from sidetune_core.results.matrix import LONG, how_to_read, matrix_cells, matrix_table, task_cells
 from sidetune_core.results.metrics import (
     FURTHER,
     MAIN,
@@ -28,30 +30,17 @@ from sidetune_core.results.metrics import (
     average_accuracy,
     exactly_constant,
     forgetting,
-    learning_accuracy,
     mean,
     meaningful,
     one_unit,
 )
-from sidetune_core.results.run_data import EnvData
+from sidetune_core.results.run_summary import ChangedTensors, RunSummary
 from sidetune_core.results.scenarios import with_scenario
 from sidetune_core.results.screen import FULL, Screen, wrapped
-from sidetune_core.results.tables import (
-    Format,
-    Table,
-    aligned,
-    comma_separated,
-    markdown,
-    markdown_code,
-    markdown_text,
-    typeset,
-)
-from sidetune_core.scenarios import CLASS, TASK_AWARE, title
-from sidetune_core.storage.run_folder import DIVERGED, has_diverged, has_ended
+from sidetune_core.results.tables import Table, aligned, markdown, markdown_code, markdown_text
+from sidetune_core.scenarios import CLASS, title
+from sidetune_core.storage.run_folder import DIVERGED
 
-UNMEASURED = "·"
-PERCENTAGES = ("accuracy", "balanced_accuracy")
-"""Metrics in [0, 1] that are printed in percent."""
 NOTHING_FORGOTTEN = "No forgetting was measured: every R[i][j], i >= j, is the same number bit for bit."
 NOTHING_FORGOTTEN_CARRIED = (
     "No forgetting: every R[i][j], i >= j, is the same number bit for bit, where it was measured and where "
@@ -59,99 +48,6 @@ NOTHING_FORGOTTEN_CARRIED = (
 )
 SHOWN_GAPS = 10
 """Gaps that are listed one by one."""
-LONG = 25
-"""Tasks up to which R is shown as a matrix."""
-TRAINABLE = "trainable per task"
-"""Key of `RunSummary.parameters` for the number of trainable parameters of a typical task."""
-
-
-@attrs.frozen
-class ChangedTensors:
-    """The tensors that training one task changed."""
-
-    task: str
-    changed: Mapping[str, int]
-    """Number of changed tensors by component, such as ``base`` or ``heads.t0``."""
-    kept: int
-    """Number of bit-identical tensors."""
-
-
-@attrs.frozen
-class RunSummary:
-    """Everything that is reported about one run."""
-
-    name: str
-    spec: RunSpec
-    """The resolved spec: every component and option."""
-    spec_line: str
-    """The spec in a line: "icifar · resnet44 + fcn4 · mlp2 · sidetune · seed 0"."""
-    results: Results
-    changed: tuple[ChangedTensors, ...]
-    parameters: Mapping[str, int]
-    """Numbers of parameters: ``"all"`` and `TRAINABLE`."""
-    seconds: float | None
-    """None if they were not measured."""
-    status: str
-    folder: str
-    certificate: tuple[str, ...] = ()
-    """The certificate in lines."""
-    processor_seconds: float | None = None
-    peak_memory: int | None = None
-    """In bytes."""
-    cache_bytes_per_example: float | None = None
-    """Of the feature cache; None if unknown."""
-    step_of_fine_tuning: float | None = None
-    """Multiply-adds of a training step of side-tuning, in those of fine-tuning the base; None if unknown."""
-    gaps: tuple[str, ...] = ()
-    """Evaluations without metric, because a value is not finite: which task, when, and why."""
-    other_metrics: Mapping[str, float] = attrs.field(factory=dict)
-    """All metrics of the tasks at the end of the run, averaged over tasks."""
-    plugins: Mapping[str, PluginRecord] = attrs.field(factory=dict)
-    """The components with which the run began, by slot."""
-    plugin_changes: tuple[str, ...] = ()
-    """Plugins and conditions that are others than those of its spec, and what changed while the run was
-    interrupted, in lines."""
-    extensions: tuple[str, ...] = ()
-    """The tasks that were added when the run had finished, in lines."""
-    network: str = ""
-    """Class and digest of the network that Python gave as base; empty if it was chosen by name."""
-    carried: tuple[str, ...] = ()
-    """The values of R that an earlier version carried over to an extension, in lines."""
-    unchanged: str = ""
-    """How many values of R are those of the row before, in a sentence; empty if none is."""
-    classes: tuple[str, ...] = ()
-    """Classes that are recognised badly, and confusions, at the end of the run, in lines."""
-    data: tuple[EnvData, ...] = ()
-    """The data of each of its envs; empty if unknown."""
-    with_task_id: Results | None = None
-    """R of predictions with the task id, in a scenario in which `results` are those without."""
-    task_confusions: tuple[str, ...] = ()
-    """Between which tasks predictions without the task id are confused, in lines."""
-    stored: Mapping[str, int] = attrs.field(factory=dict)
-    """Bytes of weights, exemplars and statistics that the learner stores at the end; empty if unknown."""
-    energy: float | None = None
-    """Of the machine's processors during the run, in joules; None if unknown."""
-    curves: Curves | None = None
-    """The evaluations within its tasks; None if there are none, or they cannot be averaged."""
-    training: tuple[str, ...] = ()
-    """Where training stopped early, which weights were kept, and whether an epoch was a single pass, in
-    lines."""
-    titles: tuple[str, ...] = ()
-    """Of its tasks, such as their class names; empty if unknown."""
-    left_out: tuple[str, ...] = ()
-    """Damaged files, in lines; what they have is missing here."""
-    selection: Selection = Selection()
-    """The tasks of the env that were trained, and the split of R."""
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a loss, an output or a metric was not finite: means and ranks leave the run out."""
-        return has_diverged(self.status)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run is done or has diverged."""
-        return has_ended(self.status)
 
 
 def scenario_lines(summary: RunSummary) -> list[str]:
@@ -192,24 +88,6 @@ def results_lines(results: Results, screen: Screen, metrics: Sequence[Metric] = 
         return f"{results.metric} {after}{unit} (untrained {before}{unit})"
     lines = metrics_lines(results, metrics, screen)
     return "\n".join([matrix_table(results, screen=screen), "", *lines])
-
-
-def matrix_table(results: Results, full: bool = False, screen: Screen = FULL) -> str:
-    """R for a terminal: a row for the untrained learner and for each trained task, a column for each task.
-
-    The last row ends with its mean, unless tasks have different units. Ids are shortened so that ten tasks
-    fit in 80 columns. Of more than `LONG` tasks, or where the matrix is wider than the screen, a row for each
-    task, unless the matrix is asked for.
-    """
-    by_task = f"{aligned(_by_task(results, _short(results.tasks, 12)))}\n{_how_long(results)}"
-    if len(results.tasks) > LONG and not full:
-        return by_task
-    matrix = _matrix(results, rows=_short(results.tasks, 12), columns=_short(results.tasks, 6))
-    for gap in (2, 1):
-        text = aligned(matrix, gap=gap)
-        if full or screen.width is None or max(map(len, text.splitlines())) <= screen.width:
-            return text
-    return by_task
 
 
 def metrics_lines(results: Results, metrics: Sequence[Metric] = MAIN, screen: Screen = FULL) -> list[str]:
@@ -271,19 +149,19 @@ def run_report(summary: RunSummary) -> str:
         f"Status: {DIVERGED if summary.diverged else markdown_text(summary.status)}, {trained}. "
         f"Folder: {markdown_code(summary.folder)}",
         "## Results",
-        f"{_how_to_read(results)} `{UNMEASURED}` was not measured"
+        f"{how_to_read(results)} `{UNMEASURED}` was not measured"
         f"{', or is not finite' if summary.gaps else ''}.",
         markdown(
-            _by_task(results, results.tasks)
+            task_cells(results, results.tasks)
             if len(results.tasks) > LONG
-            else _matrix(results, rows=results.tasks, columns=results.tasks)
+            else matrix_cells(results, rows=results.tasks, columns=results.tasks)
         ),
         markdown(metrics_table, left={0, 2}),
     ]
     if (known := summary.with_task_id) is not None:
         sections += ["## Without and with the task id", *(f"{line}." for line in scenario_lines(summary))]
         if len(results.tasks) <= LONG:
-            sections.append(markdown(_matrix(known, rows=known.tasks, columns=known.tasks)))
+            sections.append(markdown(matrix_cells(known, rows=known.tasks, columns=known.tasks)))
         if summary.task_confusions:
             first, *rest = map(markdown_text, summary.task_confusions)
             sections.append("\n".join([first, "", *(f"- {line.strip()}" for line in rest)]))
@@ -336,9 +214,6 @@ def cost_lines(summary: RunSummary) -> list[list[str]]:
     return costs
 
 
-# Contents of the tables
-
-
 def _nothing_forgotten(results: Results) -> bool:
     """The check is meaningful only if earlier tasks were re-evaluated, that is, if forgetting is defined."""
     return exactly_constant(results) and forgetting(results) is not None
@@ -346,66 +221,6 @@ def _nothing_forgotten(results: Results) -> bool:
 
 def _constant_line(summary: RunSummary) -> str:
     return NOTHING_FORGOTTEN_CARRIED if summary.carried else NOTHING_FORGOTTEN
-
-
-def _matrix(results: Results, rows: Sequence[str], columns: Sequence[str]) -> Table:
-    """R with row labels and column headers."""
-    percent = in_percent(results)
-    table = [[_title(results, percent), *columns]]
-    measured = [results.initial, *results.rows]  # fewer rows than labels in an unfinished run
-    for label, row in zip(["untrained", *rows], measured, strict=False):
-        table.append([label, *(format_value(cell, percent, 1) for cell in row)])
-    if one_unit(results):
-        average = format_value(average_accuracy(results), percent, 1) if results.rows else ""
-        for line, cell in zip(table, ["mean", *[""] * (len(table) - 2), average], strict=True):
-            line.append(cell)
-    return table
-
-
-def _by_task(results: Results, labels: Sequence[str]) -> Table:
-    """The diagonal of R, its last row, and that of the untrained learner: a row for each task."""
-    percent, rows = in_percent(results), results.rows
-    last = rows[-1] if rows else (None,) * len(results.tasks)
-    after = results.tasks[len(rows) - 1] if rows else "training"
-    table = [[_title(results, percent), "untrained", "after its training", f"after {after}"]]
-    for index, label in enumerate(labels):
-        trained = rows[index][index] if index < len(rows) else None
-        cells = (results.initial[index], trained, last[index])
-        table.append([label, *(format_value(cell, percent, 1) for cell in cells)])
-    if one_unit(results):
-        means = mean(results.initial), learning_accuracy(results), average_accuracy(results)
-        table.append(["mean", *(format_value(value, percent, 1) for value in means)])
-    return table
-
-
-def _how_to_read(results: Results) -> str:
-    metric = markdown_text(results.metric)
-    if len(results.tasks) <= LONG:
-        return f"Row i, column j: {metric} on task j after training task i."
-    return f"{metric.capitalize()} on each task. {_how_long(results)}"
-
-
-def _how_long(results: Results) -> str:
-    """What is shown of a long R, and how to get all of it."""
-    return (
-        f"R of {len(results.tasks):,} tasks is shown by its diagonal and its first and last rows. All rows: "
-        "sidetune report RUN --full"
-    )
-
-
-def full_matrix(results: Results, format: Format) -> str:
-    """All rows of R in a format; in CSV with all digits."""
-    if format == "csv":
-        rows = zip(["untrained", *results.tasks], [results.initial, *results.rows], strict=False)
-        return comma_separated([[results.metric, *results.tasks], *([label, *row] for label, row in rows)])
-    if format == "text":
-        return matrix_table(results, full=True)
-    return typeset(_matrix(results, results.tasks, results.tasks), format)
-
-
-def _title(results: Results, percent: bool) -> str:
-    """The header of R."""
-    return f"{results.metric}{' %' if percent else ''} {'↑' if results.higher_is_better else '↓'}"
 
 
 def _metrics_table(results: Results, metrics: Sequence[Metric], long: bool = True) -> Table:
@@ -475,38 +290,6 @@ def by_task(results: Results, columns: Sequence[tuple[str, Sequence[Row]]]) -> T
     return table
 
 
-# Formatting of cells
-
-
-def in_percent(results: Results) -> bool:
-    """Whether the results are accuracies in [0, 1]."""
-    return results.metric.removesuffix(TASK_AWARE) in PERCENTAGES and results.in_unit_range
-
-
-def format_value(value: float | None, percent: bool, decimals: int = 2) -> str:
-    """The value without a unit: a percentage with `decimals`, or four significant digits. Never "-0.0"."""
-    if value is None:
-        return UNMEASURED
-    return f"{100 * value:z.{decimals}f}" if percent else f"{value:z.4g}"
-
-
-def with_unit(metric: str, value: float | None) -> str:
-    """A value of a metric with its unit: 96.7 % for an accuracy of 0.967."""
-    known = value is not None and 0 <= value <= 1 and metric.removesuffix(TASK_AWARE) in PERCENTAGES
-    return format_value(value, known, 1) + (" %" if known else "")
-
-
-def format_int(number: int | None) -> str:
-    """With a separator for thousands."""
-    return UNMEASURED if number is None else f"{number:,}"
-
-
-def format_metric(results: Results, metric: Metric) -> str:
-    """The value of a metric with its unit; ratios are in percent."""
-    value, percent = metric.function(results), metric.unitless or in_percent(results)
-    return format_value(value, percent) + (" %" if value is not None and percent else "")
-
-
 def _estimates(summary: RunSummary) -> list[list[str]]:
     """What was known of the cost of a task before the run."""
     size, step = summary.cache_bytes_per_example, summary.step_of_fine_tuning
@@ -526,39 +309,3 @@ def _processor_and_memory(summary: RunSummary) -> list[list[str]]:
         ["processor time", time_text(summary.processor_seconds)],
         ["peak memory", f"{in_mebibytes(summary.peak_memory)} MiB"],
     ]
-
-
-def in_mebibytes(size: float) -> str:
-    """A size in bytes, in MiB."""
-    return f"{size / 2**20:,.0f}"
-
-
-def time_text(seconds: float | None) -> str:
-    """In at most two units: "8.4 s", "3 min 20 s", "2 h 05 min"."""
-    if seconds is None:
-        return UNMEASURED
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, remainder = divmod(round(seconds), 60)
-    return f"{minutes} min {remainder:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _short(ids: Sequence[str], width: int) -> Sequence[str]:
-    """Distinct labels of at most `width` characters.
-
-    The first possible of: the ids, the ids without their common prefix of whole words, their beginnings,
-    their ends, their indices.
-    """
-    prefix = commonprefix(list(ids))
-    while prefix and prefix[-1].isalnum():  # whole words: task-10 and task-11 become 10 and 11, not 0 and 1
-        prefix = prefix[:-1]
-    candidates = (
-        ids,
-        [name[len(prefix) :] for name in ids],
-        [name if len(name) <= width else f"{name[: width - 1]}…" for name in ids],
-        [name if len(name) <= width else f"…{name[1 - width :]}" for name in ids],
-    )
-    for labels in candidates:
-        if len(set(labels)) == len(ids) and all(0 < len(label) <= width for label in labels):
-            return labels
-    return [str(index) for index in range(len(ids))]

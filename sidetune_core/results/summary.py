@@ -21,8 +21,8 @@ from sidetune_core.io.printable import counted
 from sidetune_core.results.anytime import Curves, make_curves
 from sidetune_core.results.class_report import class_lines
 from sidetune_core.results.metrics import Results, mean
-from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.run_data import read_run_data
+from sidetune_core.results.run_summary import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.scenarios import confusion_lines
 from sidetune_core.results.within_report import training_lines
 from sidetune_core.scenarios import DEFAULT, task_aware

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sidetune_core.errors import SidetuneError
-from sidetune_core.results.report import RunSummary
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.storage.run_folder import IMAGES
 
 MAX_PIXELS = 2**24

@@ -31,7 +31,8 @@ from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneErr
 from sidetune_core.io import strict_json
 from sidetune_core.io.printable import counted
 from sidetune_core.io.printable import one_line as escaped_line
-from sidetune_core.results.report import in_percent, one_line
+from sidetune_core.results.cells import in_percent
+from sidetune_core.results.report import one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import is_held, locked

@@ -19,8 +19,8 @@ from sidetune_core.config.interval import interval
 from sidetune_core.errors import Interrupted, OptionError, RunError
 from sidetune_core.io import strict_json
 from sidetune_core.io.printable import counted
+from sidetune_core.results.cells import format_value
 from sidetune_core.results.metrics import Results, average_accuracy, mean
-from sidetune_core.results.report import format_value
 from sidetune_core.results.summary import read_results, summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import locked

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sidetune_core.errors import RunError
 from sidetune_core.io.printable import counted
-from sidetune_core.results.report import UNMEASURED, format_value
+from sidetune_core.results.cells import UNMEASURED, format_value
 from sidetune_core.results.tables import Layout, typeset
 from sidetune_core.storage.lock import locked
 from sidetune_core.storage.run_folder import RunFolder

@@ -32,9 +32,11 @@ from sidetune_core.testing.findings import SEED
 from sidetune_core.testing.state import building
 from sidetune_core.testing.stream import network
 from sidetune_core.testing.witness import Witness
+from sidetune_core.training.boundary import Boundary
 from sidetune_core.training.context import Context
 from sidetune_core.training.loop import learn
-from sidetune_core.training.recorder import Boundary, Recorder, RunRecorder
+from sidetune_core.training.recorder import Recorder
+from sidetune_core.training.run_recorder import RunRecorder
 
 OPTIONS = TrainOptions(steps=3, batch_size=8, lr=0.01)
 MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)

@@ -49,16 +49,11 @@ from sidetune_core.training.continuation import Continuation, Latest, check_acce
 from sidetune_core.training.earlier_data import earlier_changes
 from sidetune_core.training.execution import Execution
 from sidetune_core.training.extended_job import Plan, assemble_extended, check_inputs
+from sidetune_core.training.finished_run import Run
 from sidetune_core.training.job import Job, common_metric, open_stream
-from sidetune_core.training.run import (
-    Run,
-    check_names,
-    note_continuation,
-    open_resumable,
-    recorded_interval,
-    recorded_keep,
-    train_extended,
-)
+from sidetune_core.training.resumable import open_resumable, recorded_interval, recorded_keep
+from sidetune_core.training.resume import note_continuation, train_extended
+from sidetune_core.training.task_checks import check_names
 
 NOT_COPIED = ("lock", "lock.json")
 """Files of a run folder that are no part of the run."""

@@ -22,16 +22,17 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Batch, Order, Task
 from sidetune_core.interfaces.training import ParamGroup
 from sidetune_core.io.printable import counted
+from sidetune_core.results.cells import with_unit
 from sidetune_core.results.metrics import have_one_unit, mean
-from sidetune_core.results.report import with_unit
 from sidetune_core.seeding import derive_seed, seeded
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.system.signals import StopRequest
 from sidetune_core.training.batches import batches
+from sidetune_core.training.boundary import Boundary
 from sidetune_core.training.context import Context
 from sidetune_core.training.evaluate import evaluate, evaluate_untrained, measure, record
 from sidetune_core.training.memo import Memo
-from sidetune_core.training.recorder import Boundary, Recorder
+from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage, batch_size
 from sidetune_core.training.start_from import find_source, start_from
 from sidetune_core.training.steps import StageTraining

@@ -48,7 +48,7 @@ ALLOWED = {
     ("sidetune_core/results/figures.py", "figure"),
     ("sidetune_core/results/figures.py", "Figure"),
     ("sidetune_core/results/metrics.py", "Figure"),
-    ("sidetune_core/training/run.py", "Figure"),
+    ("sidetune_core/training/finished_run.py", "Figure"),
     # former names that are still accepted or read
     ("sidetune_core/api.py", '"Worlds"'),
     ("sidetune_core/certificate/record.py", "learnt"),

@@ -14,8 +14,9 @@ from sidetune_core.errors import RunError
 from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.compare_runs import compare_runs
 from sidetune_core.results.grouping import group_runs
+from sidetune_core.results.matrix import matrix_table
 from sidetune_core.results.metrics import FURTHER, MAIN
-from sidetune_core.results.report import changed_lines, matrix_table, metrics_lines, run_report
+from sidetune_core.results.report import changed_lines, metrics_lines, run_report
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import open_run
 

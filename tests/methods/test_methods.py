@@ -22,7 +22,7 @@ from sidetune_core.interfaces.training import PhaseSteps
 from sidetune_core.storage import checkpoint
 from sidetune_core.testing import check_plugin
 from sidetune_core.training import run as training_run
-from sidetune_core.training.run import Run
+from sidetune_core.training.finished_run import Run
 
 Reference = Callable[[str], Run]
 RunProcesses = Callable[..., list[dict[str, Any]]]
@@ -69,7 +69,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The methods are found by the names of their modules."""
     monkeypatch.chdir(HERE)
     monkeypatch.syspath_prepend(str(HERE))
-    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+    monkeypatch.setattr(training_run, "git_state", lambda: None)
 
 
 def run(spec: dict[str, Any], folder: Path) -> Run:

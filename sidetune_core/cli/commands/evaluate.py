@@ -14,7 +14,7 @@ from sidetune_core.config.arguments import split_arguments
 from sidetune_core.config.data_record import shorten_changes
 from sidetune_core.errors import OptionError
 from sidetune_core.io.printable import one_line
-from sidetune_core.results.report import format_value
+from sidetune_core.results.cells import format_value
 from sidetune_core.results.tables import aligned, comma_separated
 from sidetune_core.storage.run_folder import open_run
 

@@ -17,15 +17,10 @@ from sidetune_core.errors import RunError, SidetuneError
 from sidetune_core.io.printable import indented, one_line, printable
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
 from sidetune_core.results.grouping import MethodRuns, group_runs, in_present_names, left_out, same_stream
+from sidetune_core.results.matrix import full_matrix
 from sidetune_core.results.metrics import MAIN, Metric
-from sidetune_core.results.report import (
-    RunSummary,
-    anytime_lines,
-    changed_lines,
-    full_matrix,
-    gap_lines,
-    results_lines,
-)
+from sidetune_core.results.report import anytime_lines, changed_lines, gap_lines, results_lines
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.results.scenarios import with_scenario
 from sidetune_core.results.screen import wrapped
 from sidetune_core.results.summary import summarise

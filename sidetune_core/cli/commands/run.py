@@ -29,18 +29,14 @@ def run(argv: Sequence[str]) -> int:
         if arguments.dry_run and arguments.resolved is not None:
             return _dry_run(arguments.resolved)
         from sidetune_core.assembly.restore import read_resolved
-        from sidetune_core.results.report import (
-            changed_lines,
-            gap_lines,
-            results_lines,
-            scenario_lines,
-        )
+        from sidetune_core.results.report import changed_lines, gap_lines, results_lines, scenario_lines
         from sidetune_core.results.screen import wrapped
         from sidetune_core.results.summary import summarise
+        from sidetune_core.training import execution, resume
         from sidetune_core.training import run as training
 
     if arguments.resume:
-        finished = training.resume(
+        finished = resume.resume(
             arguments.resume,
             arguments.quiet,
             arguments.save_every,
@@ -63,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
             arguments.trust_local_code,
         )
     else:
-        save_every = arguments.save_every or training.SAVE_EVERY
+        save_every = arguments.save_every or execution.SAVE_EVERY
         finished = training.run(
             arguments.resolved or arguments.spec,
             arguments.out,

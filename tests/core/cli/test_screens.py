@@ -16,7 +16,8 @@ from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.compare_runs import compare_runs
 from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import TRAINABLE, ChangedTensors, RunSummary, changed_lines, results_lines
+from sidetune_core.results.report import changed_lines, results_lines
+from sidetune_core.results.run_summary import TRAINABLE, ChangedTensors, RunSummary
 from sidetune_core.results.screen import Screen, wrapped
 
 SCREENS = Path(__file__).parent / "screens"

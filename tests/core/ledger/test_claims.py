@@ -17,7 +17,7 @@ from sidetune_core.errors import LedgerError, PluginError
 from sidetune_core.ledger import claims, reproduce
 from sidetune_core.ledger.summary import summarize
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import RunSummary
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.training import run as training_run
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ def book(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "_git_state", lambda: COMMITTED)
+    monkeypatch.setattr(training_run, "git_state", lambda: COMMITTED)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_finished_runs_are_reused_and_unfinished_ones_are_resumed(
     status.write_text("interrupted\n")
     monkeypatch.setattr(training_run, "run", None)
     resumed = []
-    monkeypatch.setattr(training_run, "resume", lambda path, quiet, **_: resumed.append(path))
+    monkeypatch.setattr("sidetune_core.training.resume.resume", lambda path, quiet, **_: resumed.append(path))
     assert sidetune("reproduce", "small", "--quiet", "--out", tmp_path)[0] == 0
     assert resumed == [tmp_path / "small" / "seed-1"]
 
@@ -174,7 +174,7 @@ def test_finished_runs_are_reused_and_unfinished_ones_are_resumed(
 def test_runs_of_uncommitted_code_are_not_recorded(
     sidetune: Callable[..., tuple[int, str, str]], book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_run, "_git_state", lambda: {"commit": "c0ffee", "changed": True})
+    monkeypatch.setattr(training_run, "git_state", lambda: {"commit": "c0ffee", "changed": True})
     status, _, errors = sidetune("reproduce", "small", "--record", "--quiet", "--out", tmp_path)
     assert status == 2
     assert "made by uncommitted code" in errors

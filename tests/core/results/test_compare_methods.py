@@ -26,7 +26,7 @@ from sidetune_core.results.figures import (
 )
 from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.metrics import MAIN, Results, Row
-from sidetune_core.results.report import RunSummary
+from sidetune_core.results.run_summary import RunSummary
 
 
 def results_of(*rows: Row) -> Results:

@@ -11,7 +11,7 @@ from sidetune_core.config.resolve import with_present_names
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.grouping import group_runs, same_method, same_stream, shared_line
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import RunSummary
+from sidetune_core.results.run_summary import RunSummary
 
 RESULTS = Results(("t0", "t1"), ((0.5, None), (0.5, 0.75)), (0.25, 0.25), "accuracy", higher_is_better=True)
 SIDETUNE = RunSpec(

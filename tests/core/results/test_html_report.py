@@ -15,7 +15,7 @@ from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.html_charts import Line, line_chart
 from sidetune_core.results.html_report import html_report
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import RunSummary
+from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.results.task_labels import task_labels
 from sidetune_core.storage.run_folder import IMAGES
 

@@ -10,19 +10,10 @@ import pytest
 from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import RunError
 from sidetune_core.results.compare_runs import COMPARED, against, compare_runs
+from sidetune_core.results.matrix import LONG, full_matrix, matrix_table
 from sidetune_core.results.metrics import MAIN, MIXED, Results
-from sidetune_core.results.report import (
-    LONG,
-    SHOWN_GAPS,
-    ChangedTensors,
-    RunSummary,
-    full_matrix,
-    gap_lines,
-    matrix_table,
-    metrics_lines,
-    one_line,
-    run_report,
-)
+from sidetune_core.results.report import SHOWN_GAPS, gap_lines, metrics_lines, one_line, run_report
+from sidetune_core.results.run_summary import ChangedTensors, RunSummary
 from sidetune_core.results.tables import Format
 
 FORGOT = Results(

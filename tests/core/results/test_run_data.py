@@ -12,8 +12,8 @@ from sidetune_core.results.compare_methods import compare_methods
 from sidetune_core.results.compare_runs import compare_runs
 from sidetune_core.results.grouping import data_lines, group_runs, same_stream
 from sidetune_core.results.metrics import Results
-from sidetune_core.results.report import RunSummary
 from sidetune_core.results.run_data import EnvData, read_run_data
+from sidetune_core.results.run_summary import RunSummary
 
 RESULTS = Results(("t0", "t1"), ((0.5, None), (0.5, 0.75)), (0.25, 0.25), "accuracy", higher_is_better=True)
 SPEC = RunSpec(learner={"name": "sidetune/features"}, env={"name": "sidetune/images", "root": "photos"})

@@ -294,7 +294,7 @@ def test_evaluation_plays_the_requested_number_of_episodes_and_the_same_each_tim
 def spec(monkeypatch: pytest.MonkeyPatch) -> sidetune_core.RunSpec:
     monkeypatch.chdir(FOLDER)
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+    monkeypatch.setattr(training_run, "git_state", lambda: None)
     config = attrs.evolve(with_ppo(normalise_observations=True), frames=160)
     env = {"name": "cue:Cues", **attrs.asdict(config)}
     return sidetune_core.RunSpec(base="mlp", learner="scratch", env=env)

@@ -217,7 +217,7 @@ def test_the_record_of_a_search_is_what_the_protocol_says_and_binds_a_claim(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = {"commit": "c" * 40, "changed": False}
-    monkeypatch.setattr(training_run, "_git_state", lambda: dict(state))
+    monkeypatch.setattr(training_run, "git_state", lambda: dict(state))
     search = make([*words, "--train.lr", "1e-4,1e-1,1e30"], "random")
     out, ledger = tmp_path / "search", tmp_path / "ledger"
     trials = carry_out(search, out, Here(), 3).trials

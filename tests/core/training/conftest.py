@@ -25,7 +25,7 @@ from sidetune_core.system.signals import StopRequest
 from sidetune_core.testing import sample
 from sidetune_core.training.context import Context
 from sidetune_core.training.loop import learn
-from sidetune_core.training.recorder import RunRecorder
+from sidetune_core.training.run_recorder import RunRecorder
 
 MACHINE = Machine(torch.device("cpu"), bf16=False, channels_last=False)
 

@@ -19,7 +19,7 @@ from sidetune_core.config.resolve import resolve
 from sidetune_core.config.spec import make_spec
 from sidetune_core.interfaces.networks import Base, outermost_bases, set_precision
 from sidetune_core.system.precision import Precisions
-from sidetune_core.training.run import Run
+from sidetune_core.training.finished_run import Run
 
 SMALL = {"name": "resnet20", "weights": "none"}
 FCN4 = {"name": "fcn4", "weights": "none"}

@@ -184,7 +184,7 @@ def test_a_certificate_that_cannot_be_written_is_removed(
     def fail(*args: object) -> None:
         raise sidetune_core.errors.WriteError("cannot write certificate.json: No space left on device")
 
-    monkeypatch.setattr("sidetune_core.training.recorder.certify", fail)
+    monkeypatch.setattr("sidetune_core.training.run_recorder.certify", fail)
     sidetune_core.resume(run, trust_local_code=True)
     assert not (run / "certificate.json").exists()
     assert "No space left on device; the run continues without" in capsys.readouterr().err

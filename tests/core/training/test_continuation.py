@@ -397,6 +397,6 @@ def resume_and_kill(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("sidetune_core.training.run.learn", end)
+        patch.setattr("sidetune_core.training.train.learn", end)
         with pytest.raises(OSError, match="killed"):
             sidetune_core.resume(run, allow_changed=["spec"], trust_local_code=True)

@@ -78,7 +78,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRun]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(TINY))
-        patch.setattr(training_run, "_git_state", lambda: None)
+        patch.setattr(training_run, "git_state", lambda: None)
 
         def make(learner: str = "sidetune", tasks: int | None = 2) -> Path:
             path = folder / f"{learner.replace(':', '-')}-{tasks}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidetune_core.training import run
+from sidetune_core.training import git_state
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_records_made_one_after_another_are_no_change_of_the_code(
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "First"], check=True)
     (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / file).write_text("new")
-    monkeypatch.setattr(run, "__file__", str(tmp_path / "run.py"))
-    state = run._git_state()
+    monkeypatch.setattr(git_state, "__file__", str(tmp_path / "git_state.py"))
+    state = git_state.git_state()
     assert state is not None
     assert state["changed"] is changed

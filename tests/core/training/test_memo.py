@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(TINY))
-        patch.setattr(training_run, "_git_state", lambda: None)
+        patch.setattr(training_run, "git_state", lambda: None)
 
         def make(learner: str, evaluate: str = "changed") -> RunFolder:
             path = folder / f"{learner.replace(':', '-')}-{evaluate}"

@@ -59,7 +59,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
     monkeypatch.syspath_prepend(site)
     monkeypatch.syspath_prepend(str(TINY))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+    monkeypatch.setattr(training_run, "git_state", lambda: None)
 
     def forget() -> None:
         for name in [name for name in sys.modules if name.partition(".")[0] == "tiny_plugin"]:

@@ -73,7 +73,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The small parts of the tests with kills are found by name."""
     monkeypatch.chdir(TINY)
     monkeypatch.syspath_prepend(str(TINY))
-    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+    monkeypatch.setattr(training_run, "git_state", lambda: None)
 
 
 @pytest.fixture

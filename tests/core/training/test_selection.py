@@ -18,7 +18,8 @@ from sidetune_core.results.grouping import group_runs
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.task import SupervisedTask
-from sidetune_core.training.run import resume, run
+from sidetune_core.training.resume import resume
+from sidetune_core.training.run import run
 
 MakeSpec = Callable[..., RunSpec]
 

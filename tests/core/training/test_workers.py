@@ -30,7 +30,7 @@ TINY = Path(__file__).parent / "kills"
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(TINY)
     monkeypatch.syspath_prepend(str(TINY))
-    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+    monkeypatch.setattr(training_run, "git_state", lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def whole(make_spec: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(TINY)
         patch.syspath_prepend(str(TINY))
-        patch.setattr(training_run, "_git_state", lambda: None)
+        patch.setattr(training_run, "git_state", lambda: None)
         sidetune_core.run(make_spec("faulty:Faulty"), folder)
     return files(folder)
 

@@ -25,7 +25,7 @@ from sidetune_core.system.progress import Progress
 from sidetune_core.testing import check_plugin
 from sidetune_core.training import loop
 from sidetune_core.training.context import Context
-from sidetune_core.training.recorder import RunRecorder
+from sidetune_core.training.run_recorder import RunRecorder
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
 INPUTS = {"x": X}

@@ -56,14 +56,14 @@ def spec(archive: Path, tasks: int = 3) -> sidetune_core.RunSpec:
 
 @pytest.fixture(autouse=True)
 def no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_run, "_git_state", lambda: None)
+    monkeypatch.setattr(training_run, "git_state", lambda: None)
 
 
 @pytest.fixture(scope="module")
 def whole(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without a break; not to be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_run, "_git_state", lambda: None)
+        patch.setattr(training_run, "git_state", lambda: None)
         return sidetune_core.run(spec(archive), tmp_path_factory.mktemp("runs") / "whole").folder.path
 
 

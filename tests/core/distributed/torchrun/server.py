@@ -27,6 +27,7 @@ from sidetune_core import api
 from sidetune_core.cli import main as cli
 from sidetune_core.config import spec
 from sidetune_core.distributed.process_group import BatchShard, ProcessGroup
+from sidetune_core.training import resume as resumption
 from sidetune_core.training import run as training
 
 HERE = Path(__file__).parent
@@ -63,7 +64,7 @@ def run(order: dict[str, Any], rank: int, port: int, ids: list[Any]) -> int:
 
     def act() -> int:
         if order["spec"] is None:
-            training.resume(order["folder"], trust_local_code=True)
+            resumption.resume(order["folder"], trust_local_code=True)
         else:
             training.run(
                 spec.from_values(order["spec"], "the test", trust_local_code=True),
@@ -96,7 +97,7 @@ def fork(order: dict[str, Any], rank: int, port: int, answer: Any, errors: Any) 
 def main() -> None:
     folders = [HERE, HERE.parents[1] / "training" / "kills", HERE.parents[2] / "methods"]
     sys.path[:0] = [str(folder) for folder in folders]
-    training._git_state = lambda: None  # it takes longer than the run
+    training.git_state = lambda: None  # it takes longer than the run
     for line in sys.stdin:
         order = json.loads(line)
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # with a port of its own

@@ -83,7 +83,7 @@ def run(order: dict[str, Any], write_to: int) -> None:
 
 def main() -> None:
     os.chdir(Path(__file__).parent)
-    training._git_state = lambda: None  # it takes longer than the run
+    training.git_state = lambda: None  # it takes longer than the run
     for line in sys.stdin:
         read_from, write_to = os.pipe()
         child = os.fork()
