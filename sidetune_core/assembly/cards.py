@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.resolve import ResolvedRun, resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, OptionError, RunError
 from sidetune_core.interfaces.capabilities import HasTrainingSize
 from sidetune_core.interfaces.cards import TaskCard

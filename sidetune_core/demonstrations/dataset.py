@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from sidetune_core.assembly.cards import make_handler
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.cards import TaskCard

@@ -15,7 +15,8 @@ from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.history import network_line
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.selection import read_selection
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
 from sidetune_core.results.anytime import Curves, make_curves

@@ -26,7 +26,8 @@ from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
 from sidetune_core.config.options import warn_former
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
 from sidetune_core.io import strict_json
 from sidetune_core.io.printable import counted

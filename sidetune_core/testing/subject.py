@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sidetune_core.assembly.build import restart_task
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.interfaces.learner import Components, Learner

@@ -18,6 +18,7 @@ from torch import nn
 from sidetune_core.assembly.objects import give_objects, require_network, require_tasks
 from sidetune_core.assembly.parts import Part, read_parts, with_id
 from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.config.choice import Choice, choice
 from sidetune_core.config.extensions import Extension, extension_lines, new_ids, read_extensions, with_env
 from sidetune_core.config.given import NONE, Objects, as_objects, listed_tasks
 from sidetune_core.config.history import EXTENSIONS, resume_call
@@ -26,7 +27,8 @@ from sidetune_core.config.interval import interval
 from sidetune_core.config.plugin_record import make_record
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.selection import read_selection
-from sidetune_core.config.spec import Choice, Trust, choice, recorded_spec
+from sidetune_core.config.spec import Trust
+from sidetune_core.config.spec_file import recorded_spec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import FitError, OptionError, RunError, WriteError, suggest
 from sidetune_core.interfaces.tasks import Task, TaskStream

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import sidetune_core
 from sidetune_core.api import Base, Features, Heads, Inputs, Learner, Task
 from sidetune_core.assembly.build import build_learner, build_stream
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.feature_cache.frozen import has_additions
 from sidetune_core.interfaces.networks import note_structure

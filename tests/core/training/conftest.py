@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.api import Components, Heads, Learner, Task, Trainable, TrainingStep
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.seeding import seeded

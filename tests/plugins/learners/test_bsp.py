@@ -15,8 +15,8 @@ from torch.nn import functional
 import sidetune_core
 from sidetune_core.api import Base, ClassTask, Components, Examples, Features, FitError, seeded
 from sidetune_core.config.kinds import LEARNER
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.config.registry import find, load
-from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.storage import run_folder
 from sidetune_core.storage.run_folder import Clock
