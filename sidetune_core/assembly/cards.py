@@ -19,7 +19,8 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStre
 from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.storage.atomic import sync_folders, writing
-from sidetune_core.storage.run_folder import CARDS, RunFolder
+from sidetune_core.storage.run_files import CARDS
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.iterable_dataset import IterableSource
 from sidetune_core.supervised.task import SupervisedTask
 

@@ -25,18 +25,10 @@ from sidetune_core.certificate.record import (
 )
 from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.storage.run_folder import (
-    CARDS,
-    DATA,
-    DOCUMENTS,
-    DONE,
-    IMAGES,
-    LINES,
-    RunFolder,
-    has_diverged,
-    has_ended,
-)
+from sidetune_core.storage.run_files import CARDS, DATA, DOCUMENTS, IMAGES, LINES
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.series import Recorded
+from sidetune_core.storage.status import DONE, has_diverged, has_ended
 
 
 def check(

@@ -46,7 +46,8 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Chain
-from sidetune_core.storage.run_folder import CARDS, DATA, PROBES, RunFolder
+from sidetune_core.storage.run_files import CARDS, DATA, PROBES
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.system.device import processor
 

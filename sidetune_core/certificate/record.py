@@ -16,7 +16,8 @@ import cattrs.errors
 
 from sidetune_core.errors import RunError
 from sidetune_core.io.files import check_shapes
-from sidetune_core.storage.run_folder import CERTIFICATE_LOG, RunFolder
+from sidetune_core.storage.run_files import CERTIFICATE_LOG
+from sidetune_core.storage.run_folder import RunFolder
 
 FILE = "certificate.json"
 

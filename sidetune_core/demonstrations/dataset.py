@@ -47,7 +47,7 @@ from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Observations
 from sidetune_core.storage.atomic import write_text
-from sidetune_core.storage.run_folder import CARDS
+from sidetune_core.storage.run_files import CARDS
 from sidetune_core.storage.weights import read_tensors
 
 FORMAT = 1

@@ -29,17 +29,9 @@ from sidetune_core.results.within_report import training_lines
 from sidetune_core.scenarios import DEFAULT, task_aware
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.evaluations import UNCHANGED_SINCE, Evaluations, read_evaluations
-from sidetune_core.storage.run_folder import (
-    DATA,
-    DIVERGED,
-    DOCUMENTS,
-    DONE,
-    STORED,
-    UNKNOWN,
-    WITHIN,
-    RunFolder,
-    has_diverged,
-)
+from sidetune_core.storage.run_files import DATA, DOCUMENTS, STORED, WITHIN
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.status import DIVERGED, DONE, UNKNOWN, has_diverged
 from sidetune_core.storage.within import read_within
 
 T = TypeVar("T")

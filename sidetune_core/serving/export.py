@@ -50,7 +50,8 @@ from sidetune_core.serving.selection import Restored, refer_to_base, restore_all
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.atomic import make_folder, write_text, writing
 from sidetune_core.storage.evaluations import read_evaluations
-from sidetune_core.storage.run_folder import CARDS, PROBES, RunFolder, open_run, resume_command
+from sidetune_core.storage.run_files import CARDS, PROBES
+from sidetune_core.storage.run_folder import RunFolder, open_run, resume_command
 
 
 @attrs.frozen

@@ -24,7 +24,8 @@ from sidetune_core.errors import CheckpointWarning, RunError, WeightsError, shor
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.checkpoint import Checkpoint
-from sidetune_core.storage.run_folder import CARDS, RunFolder, resume_command
+from sidetune_core.storage.run_files import CARDS
+from sidetune_core.storage.run_folder import RunFolder, resume_command
 
 ATTEMPTS = 5
 """How often a checkpoint is read that another process replaces meanwhile."""

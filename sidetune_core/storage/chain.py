@@ -37,8 +37,8 @@ from sidetune_core.storage.deltas import (
     read_delta,
     read_order,
 )
+from sidetune_core.storage.marks import Marks
 from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
-from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import write_tensors
 
 BASE = "base"

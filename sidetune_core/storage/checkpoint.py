@@ -42,8 +42,8 @@ from sidetune_core.storage.chain import (
     text_digest,
 )
 from sidetune_core.storage.deltas import Delta, apply, difference, read_delta
+from sidetune_core.storage.marks import Marks
 from sidetune_core.storage.nested_state import flatten, unflatten
-from sidetune_core.storage.run_folder import Marks
 from sidetune_core.storage.weights import fill, write_tensors
 
 MID_TASK = "within.safetensors"

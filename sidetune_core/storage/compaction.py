@@ -31,6 +31,7 @@ from sidetune_core.storage.chain import (
     read_own,
     read_step,
 )
+from sidetune_core.storage.own_files import check_own
 from sidetune_core.storage.run_folder import RunFolder
 
 Keep = Literal["all", "last"]
@@ -155,7 +156,7 @@ def clean(folder: RunFolder, keep: Literal["last"] | None = None, dry_run: bool 
         WriteError: the folder is not writable; what was converted before stays converted.
     """
     disk, notes = Disk(dry_run), list[str]()
-    folder.check_own()
+    check_own(folder)
     checkpoint.check_version(folder.checkpoints)
     about = folder.read_json("run.json")
     with writing(folder.path):

@@ -37,7 +37,8 @@ from sidetune_core.results.report import one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import is_held, locked
-from sidetune_core.storage.run_folder import RunFolder, has_diverged
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.status import has_diverged
 from sidetune_core.sweeps.attempts import RETRIES, Attempts
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
 from sidetune_core.sweeps.grid import PlannedRun, make_settled, planned

@@ -30,9 +30,11 @@ from sidetune_core.storage.ahead import ahead_path, delete_ahead
 from sidetune_core.storage.atomic import sync_folders, writing
 from sidetune_core.storage.chain import Chain, Unusable
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
+from sidetune_core.storage.clock import Clock
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
 from sidetune_core.storage.evaluations import FILE, read_evaluations, unchanged_line
-from sidetune_core.storage.run_folder import (
+from sidetune_core.storage.marks import Marks, RunningDigest, rewind, take_marks
+from sidetune_core.storage.run_files import (
     CERTIFICATE_LOG,
     DOCUMENTS,
     IMAGES,
@@ -41,11 +43,8 @@ from sidetune_core.storage.run_folder import (
     STORED,
     TENSORBOARD,
     WITHIN,
-    Clock,
-    Marks,
-    RunFolder,
-    Running,
 )
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.within import EVALUATION
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
@@ -95,7 +94,7 @@ class RunRecorder(Recorder):
         self._callbacks = callbacks
         self._with_gaps: set[str] = set()
         self._chain, self._keep = Chain(folder.checkpoints), keep
-        self._read = {name: Running() for name in LINES}
+        self._read = {name: RunningDigest() for name in LINES}
         self._log: CertificateLog | None = None
         self._since_checkpoint: Journal | None = None
         self._since_certificate: Journal | None = None
@@ -113,7 +112,7 @@ class RunRecorder(Recorder):
             checkpoint.delete_mid_task(self.folder.checkpoints)
         self._log = self._since_checkpoint = self._since_certificate = None
         self._drop_superseded(newest_only=False)
-        for name in self.folder.rewind(start.marks if start else {}):
+        for name in rewind(self.folder, start.marks if start else {}):
             path = self.folder.path / name
             self._progress.warning(f"{path} changed since the checkpoint; the lost lines cannot be recovered")
         for line in self.folder.lines("metrics.jsonl"):
@@ -361,7 +360,7 @@ class RunRecorder(Recorder):
     def _marks(self, *further: str) -> Marks:
         with self._by_products.optional(self.folder.path / DOCUMENTS):
             sync_folders(self._unsynced)
-        return self.folder.marks(*further, read=self._read)
+        return take_marks(self.folder, *further, read=self._read)
 
     def _certify(self, boundary: Boundary, before: Sequence[str], context: Context) -> None:
         """Continue the certificate after a stage, which follows the tasks `before`; none if its files cannot

@@ -9,7 +9,8 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from sidetune_core.errors import WriteError
-from sidetune_core.storage.run_folder import TENSORBOARD, RunFolder
+from sidetune_core.storage.run_files import TENSORBOARD
+from sidetune_core.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
