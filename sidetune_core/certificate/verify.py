@@ -51,11 +51,11 @@ from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.io.printable import counted
 from sidetune_core.storage import checkpoint
-from sidetune_core.storage.chain import Unusable
 from sidetune_core.storage.compaction import KEEP_LAST
 from sidetune_core.storage.run_files import PROBES
 from sidetune_core.storage.run_folder import RunFolder, open_run
 from sidetune_core.storage.series import Recorded, Series, changed_tensors, inner_tensors
+from sidetune_core.storage.unusable import Unusable
 from sidetune_core.system.device import Machine
 
 Checkpoints = Mapping[int, Recorded]

@@ -28,7 +28,7 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.ahead import ahead_path, delete_ahead
 from sidetune_core.storage.atomic import sync_folders, writing
-from sidetune_core.storage.chain import Chain, Unusable
+from sidetune_core.storage.chain import Chain
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
 from sidetune_core.storage.clock import Clock
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
@@ -45,6 +45,7 @@ from sidetune_core.storage.run_files import (
     WITHIN,
 )
 from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.unusable import Unusable
 from sidetune_core.storage.within import EVALUATION
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
