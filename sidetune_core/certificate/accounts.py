@@ -13,16 +13,10 @@ from typing import Any
 
 from sidetune_core import hashing
 from sidetune_core.certificate.carried import statement
+from sidetune_core.certificate.certificate_file import FILE, LOG, as_json
 from sidetune_core.certificate.log import fold
-from sidetune_core.certificate.record import (
-    FILE,
-    FORMAT,
-    FORMER_STATEMENTS,
-    LOG,
-    SAMPLED,
-    Certificate,
-    as_json,
-)
+from sidetune_core.certificate.record import FORMAT, Certificate
+from sidetune_core.certificate.statements import FORMER_STATEMENTS, SAMPLED
 from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.storage.run_files import CARDS, DATA, DOCUMENTS, IMAGES, LINES

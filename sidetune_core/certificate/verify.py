@@ -20,28 +20,24 @@ from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
 from sidetune_core.certificate import accounts, probes
 from sidetune_core.certificate.carried import check_carried
+from sidetune_core.certificate.certificate_file import read_certificate
 from sidetune_core.certificate.conditions import Conditions, conditions, history, of_run, running_as
 from sidetune_core.certificate.issue import State, compare
 from sidetune_core.certificate.measured import Columns, read_columns
 from sidetune_core.certificate.probes import Replay, Stored
-from sidetune_core.certificate.record import (
+from sidetune_core.certificate.record import FORMAT, Certificate, Change, Probes, TaskRecord
+from sidetune_core.certificate.repair import missing_certificate
+from sidetune_core.certificate.sketches import tasks_without_data
+from sidetune_core.certificate.verdicts import (
     CONDITIONS,
-    FORMAT,
     INCOMPLETE,
     OUTSIDE,
     ZERO,
-    Certificate,
-    Change,
-    Probes,
-    TaskRecord,
     former_judge,
     is_constant,
     judge,
     overall,
-    read_certificate,
 )
-from sidetune_core.certificate.repair import missing_certificate
-from sidetune_core.certificate.sketches import tasks_without_data
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.given import as_objects
 from sidetune_core.config.plugin_record import recorded_changes

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import attrs
 
-from sidetune_core.certificate.record import certificate_lines, read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.report_lines import certificate_lines
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.history import network_line
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines

@@ -15,8 +15,8 @@ import attrs
 
 from sidetune_core import __version__
 from sidetune_core.assembly.restore import choose_machine
+from sidetune_core.certificate.certificate_file import read_certificate
 from sidetune_core.certificate.probes import Stored
-from sidetune_core.certificate.record import read_certificate
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import FitError, PluginError, RunError, SidetuneError, WeightsError, suggest
 from sidetune_core.interfaces.capabilities import HasHubName

@@ -15,7 +15,8 @@ from sidetune_core import hashing
 from sidetune_core.assembly.cards import read_cards
 from sidetune_core.assembly.objects import require_network
 from sidetune_core.assembly.restore import read_resolved
-from sidetune_core.certificate.record import TaskSketch, read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.record import TaskSketch
 from sidetune_core.certificate.sketches import sketched_card
 from sidetune_core.config.given import as_objects
 from sidetune_core.config.resolve import ResolvedRun

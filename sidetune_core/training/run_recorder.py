@@ -13,11 +13,11 @@ from torch import Tensor
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.stored import stored_bytes
+from sidetune_core.certificate.certificate_file import FILE as CERTIFICATE
 from sidetune_core.certificate.issue import Ended, certify
 from sidetune_core.certificate.log import CertificateLog, Table
-from sidetune_core.certificate.record import FILE as CERTIFICATE
-from sidetune_core.certificate.record import new_warnings
 from sidetune_core.certificate.repair import load, missing
+from sidetune_core.certificate.report_lines import new_warnings
 from sidetune_core.config.identity import Identity
 from sidetune_core.config.plugin_record import add_segment, segment_of, since
 from sidetune_core.config.selection import read_selection
