@@ -548,7 +548,7 @@ def test_differences_by_rounding_are_noted_and_no_problem(
         exact = predict(*args)
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
-    monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
+    monkeypatch.setattr("sidetune_core.certificate.replay_checks.make_predict", rounded)
     monkeypatch.setattr("sidetune_core.certificate.conditions.processor", lambda: "another")
     verification = verify(folder, trust_local_code=True)
     assert verification.problems == ()
@@ -565,7 +565,7 @@ def test_outputs_are_compared_bit_for_bit_under_the_conditions_of_the_run(
         exact = predict(*args)
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
-    monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
+    monkeypatch.setattr("sidetune_core.certificate.replay_checks.make_predict", rounded)
     assert any(
         "outputs for its probes changed by" in problem
         for problem in verify(folder, trust_local_code=True).problems
