@@ -20,7 +20,8 @@ from sidetune_core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from sidetune_core.certificate.verify import Verification, verify
-    from sidetune_core.config.spec import Choice, RunSpec
+    from sidetune_core.config.choice import Choice
+    from sidetune_core.config.spec import RunSpec
     from sidetune_core.interfaces.tasks import Task
     from sidetune_core.results.metrics import Results
     from sidetune_core.serving.evaluation import TaskEvaluation, evaluate
@@ -61,7 +62,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Callback": "training.callbacks",
-        "Choice": "config.spec",
+        "Choice": "config.choice",
         "Model": "serving.model",
         "Results": "results.metrics",
         "RowRecord": "training.callbacks",

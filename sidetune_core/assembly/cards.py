@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.resolve import ResolvedRun, resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, OptionError, RunError
 from sidetune_core.interfaces.capabilities import HasTrainingSize
 from sidetune_core.interfaces.cards import TaskCard
@@ -19,7 +19,8 @@ from sidetune_core.interfaces.tasks import Batch, Order, Predict, Task, TaskStre
 from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.storage.atomic import sync_folders, writing
-from sidetune_core.storage.run_folder import CARDS, RunFolder
+from sidetune_core.storage.run_files import CARDS
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.iterable_dataset import IterableSource
 from sidetune_core.supervised.task import SupervisedTask
 

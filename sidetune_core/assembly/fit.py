@@ -22,6 +22,7 @@ from sidetune_core.assembly.check import check_merger, check_side, make_blank_ba
 from sidetune_core.assembly.task_cost import SideTuning, TaskCost, side_tuning, task_cost
 from sidetune_core.assembly.trainable import TrainedParts, trained_parts
 from sidetune_core.config import registry
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.defaults import SIDES
 from sidetune_core.config.kinds import SIDE
 from sidetune_core.config.resolve import (
@@ -31,7 +32,6 @@ from sidetune_core.config.resolve import (
     recipe_lines,
     suggested_components,
 )
-from sidetune_core.config.spec import Choice
 from sidetune_core.errors import FitError, PluginError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.networks import Merger, Side, taps_read

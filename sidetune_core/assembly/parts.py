@@ -19,7 +19,8 @@ from sidetune_core.errors import FitError, OptionError, RunError
 from sidetune_core.interfaces.capabilities import vocabulary_size
 from sidetune_core.interfaces.inputs import InputShapes
 from sidetune_core.interfaces.tasks import Task, TaskStream
-from sidetune_core.storage.run_folder import CARDS, RunFolder
+from sidetune_core.storage.run_files import CARDS
+from sidetune_core.storage.run_folder import RunFolder
 
 
 @attrs.frozen(eq=False, slots=False)

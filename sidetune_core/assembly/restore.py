@@ -14,7 +14,8 @@ from sidetune_core.assembly.make import without_weights
 from sidetune_core.assembly.objects import give_objects
 from sidetune_core.config.given import NONE, Objects
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import Trust, recorded_spec
+from sidetune_core.config.spec import Trust
+from sidetune_core.config.spec_file import recorded_spec
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.tasks import Task, TaskStream

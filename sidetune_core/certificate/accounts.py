@@ -13,30 +13,16 @@ from typing import Any
 
 from sidetune_core import hashing
 from sidetune_core.certificate.carried import statement
+from sidetune_core.certificate.certificate_file import FILE, LOG, as_json
 from sidetune_core.certificate.log import fold
-from sidetune_core.certificate.record import (
-    FILE,
-    FORMAT,
-    FORMER_STATEMENTS,
-    LOG,
-    SAMPLED,
-    Certificate,
-    as_json,
-)
+from sidetune_core.certificate.record import FORMAT, Certificate
+from sidetune_core.certificate.statements import FORMER_STATEMENTS, SAMPLED
 from sidetune_core.config.history import contradictions, odd_statements
 from sidetune_core.config.resolve import ResolvedRun
-from sidetune_core.storage.run_folder import (
-    CARDS,
-    DATA,
-    DOCUMENTS,
-    DONE,
-    IMAGES,
-    LINES,
-    RunFolder,
-    has_diverged,
-    has_ended,
-)
+from sidetune_core.storage.run_files import CARDS, DATA, DOCUMENTS, IMAGES, LINES
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.storage.series import Recorded
+from sidetune_core.storage.status import DONE, has_diverged, has_ended
 
 
 def check(

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from sidetune_core.certificate.record import CARRIED, STATEMENT, UNCHANGED_ROWS, Certificate
+from sidetune_core.certificate.record import Certificate
+from sidetune_core.certificate.statements import CARRIED, STATEMENT, UNCHANGED_ROWS
 from sidetune_core.config.history import same
 from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.errors import shorten

@@ -16,29 +16,24 @@ from torch import Tensor
 
 from sidetune_core import hashing
 from sidetune_core.certificate import accounts, probes
+from sidetune_core.certificate.certificate_file import FILE, write_certificate
 from sidetune_core.certificate.conditions import History, history
 from sidetune_core.certificate.log import CertificateLog, Line, Table, bare
 from sidetune_core.certificate.measured import read_columns
 from sidetune_core.certificate.probes import ProbeRecorder, Replay, Stored
-from sidetune_core.certificate.record import (
+from sidetune_core.certificate.record import Change, Probes, Stage, TaskRecord, TaskSketch
+from sidetune_core.certificate.repair import damage
+from sidetune_core.certificate.verdicts import (
     ALL_TENSORS,
     BATCH,
     CONDITIONS,
-    FILE,
     LAST,
     OUTSIDE,
     TENSORS_READ,
     ZERO,
-    Change,
-    Probes,
-    Stage,
-    TaskRecord,
-    TaskSketch,
     judge,
     tensors_unchanged,
-    write_certificate,
 )
-from sidetune_core.certificate.repair import damage
 from sidetune_core.config.identity import Identity, condition_changes, read_identity
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.learner import Learner
@@ -46,7 +41,8 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.seeding import derive_seed
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Chain
-from sidetune_core.storage.run_folder import CARDS, DATA, PROBES, RunFolder
+from sidetune_core.storage.run_files import CARDS, DATA, PROBES
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.task import SupervisedTask
 from sidetune_core.system.device import processor
 

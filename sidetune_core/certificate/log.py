@@ -14,24 +14,11 @@ import cattrs
 import cattrs.errors
 
 from sidetune_core.certificate.carried import statement
+from sidetune_core.certificate.certificate_file import CONVERTER, LOG, as_json
 from sidetune_core.certificate.measured import read_columns
-from sidetune_core.certificate.record import (
-    ALL_TENSORS,
-    CONVERTER,
-    FORMAT,
-    LAST,
-    LOG,
-    OUTSIDE,
-    SAMPLED,
-    TENSORS_READ,
-    ZERO,
-    Certificate,
-    Stage,
-    TaskRecord,
-    as_json,
-    judge,
-    overall,
-)
+from sidetune_core.certificate.record import FORMAT, Certificate, Stage, TaskRecord
+from sidetune_core.certificate.statements import SAMPLED
+from sidetune_core.certificate.verdicts import ALL_TENSORS, LAST, OUTSIDE, TENSORS_READ, ZERO, judge, overall
 from sidetune_core.errors import RunError
 from sidetune_core.storage.run_folder import RunFolder
 

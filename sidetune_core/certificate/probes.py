@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sidetune_core.certificate.record import BATCH, EVALUATION_TRAINS, OUTSIDE, RANDOM, Change
+from sidetune_core.certificate.record import Change
+from sidetune_core.certificate.verdicts import BATCH, EVALUATION_TRAINS, OUTSIDE, RANDOM
 from sidetune_core.errors import WeightsError
 from sidetune_core.hashing import tensor_digest
 from sidetune_core.interfaces.inputs import Inputs

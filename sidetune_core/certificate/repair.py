@@ -8,18 +8,11 @@ from contextlib import suppress
 import attrs
 
 from sidetune_core import hashing
+from sidetune_core.certificate.certificate_file import FILE, LOG, read_certificate, read_written
 from sidetune_core.certificate.log import CertificateLog
-from sidetune_core.certificate.record import (
-    FILE,
-    INCOMPLETE,
-    LOG,
-    STATEMENT,
-    Certificate,
-    Stage,
-    TaskRecord,
-    read_certificate,
-    read_written,
-)
+from sidetune_core.certificate.record import Certificate, Stage, TaskRecord
+from sidetune_core.certificate.statements import STATEMENT
+from sidetune_core.certificate.verdicts import INCOMPLETE
 from sidetune_core.errors import RunError, shorten
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.chain import Chain

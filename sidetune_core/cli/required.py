@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidetune_core.cli.commands import Command
 from sidetune_core.errors import OptionError
-from sidetune_core.storage.run_folder import RUNS
+from sidetune_core.storage.new_run import RUNS
 from sidetune_core.storage.run_search import runs_below
 
 

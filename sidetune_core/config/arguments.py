@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config.option_tables import MOVED_OPTIONS
 from sidetune_core.config.options import (
     OptionInfo,
     Renamed,
@@ -16,7 +17,6 @@ from sidetune_core.config.options import (
     split_entries,
     warn_former,
 )
-from sidetune_core.config.spec import MOVED_OPTIONS
 from sidetune_core.errors import OptionError
 
 

@@ -22,9 +22,11 @@ from sidetune_core.config.argv_options import PROGRAM, RESUMABLE, TRUST_SPEC
 from sidetune_core.config.argv_request import Request, first_stage
 from sidetune_core.config.argv_unknown import check_values, check_words, unknown_arguments
 from sidetune_core.config.argv_values import second_stage, set_options
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.defaults import AUTO, DEFAULTS
 from sidetune_core.config.differences import flatten, merged
 from sidetune_core.config.kinds import KINDS
+from sidetune_core.config.option_tables import TABLES, TrainOptions
 from sidetune_core.config.options import structure
 from sidetune_core.config.resolve import (
     Loaded,
@@ -40,7 +42,8 @@ from sidetune_core.config.resolve import (
 )
 from sidetune_core.config.scenario_check import check_scenario
 from sidetune_core.config.selection import Selection
-from sidetune_core.config.spec import TABLES, Choice, RunSpec, TrainOptions, Trust, read_spec
+from sidetune_core.config.spec import RunSpec, Trust
+from sidetune_core.config.spec_file import read_spec
 from sidetune_core.errors import OptionError
 
 

@@ -10,9 +10,11 @@ from sidetune_core.config.arguments import Argument
 from sidetune_core.config.argv_names import is_chosen, owner_of
 from sidetune_core.config.argv_options import PROGRAM
 from sidetune_core.config.argv_request import Request
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.differences import flatten
 from sidetune_core.config.extensions import with_env
-from sidetune_core.config.spec import Choice, RunSpec, read_spec
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import read_spec
 from sidetune_core.errors import OptionError
 
 FIXED = ("base", "side", "merger", "learner")

@@ -18,7 +18,7 @@ from sidetune_core.config.argv_options import GENERAL
 from sidetune_core.config.defaults import DEFAULTS
 from sidetune_core.config.defaults import OTHER_NAMES as OTHER_COMPONENTS
 from sidetune_core.config.kinds import KINDS
-from sidetune_core.config.spec import TABLES
+from sidetune_core.config.option_tables import TABLES
 from sidetune_core.errors import suggest
 
 OTHER_NAMES: Mapping[str, str] = {

@@ -8,12 +8,14 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import registry
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.data_paths import relative_to_file
 from sidetune_core.config.defaults import AUTO, default_name
 from sidetune_core.config.kinds import kind
+from sidetune_core.config.option_tables import TABLES
 from sidetune_core.config.options import respell
 from sidetune_core.config.resolve import Loaded, usable
-from sidetune_core.config.spec import TABLES, Choice, RunSpec
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import PluginError
 
 

@@ -19,8 +19,9 @@ from sidetune_core.config.argv_mistakes import (
 from sidetune_core.config.argv_names import owner_of, shown_name
 from sidetune_core.config.argv_options import GENERAL, PROGRAM
 from sidetune_core.config.defaults import DEFAULTS
+from sidetune_core.config.option_tables import MOVED_OPTIONS, TABLES
 from sidetune_core.config.options import describe, unknown_option
-from sidetune_core.config.spec import MOVED_OPTIONS, TABLES, RunSpec
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import OptionError, SidetuneError, shorten, suggest
 
 Parse = Callable[[Sequence[str]], object]

@@ -12,11 +12,14 @@ from typing import Any
 
 import attrs
 
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.history import EXTENSIONS
 from sidetune_core.config.identity import as_plain, spec_changes
+from sidetune_core.config.option_tables import respell_tables
 from sidetune_core.config.plugin_record import PluginRecord, read_plugins
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import Choice, RunSpec, Trust, recorded_spec, respell_tables
+from sidetune_core.config.spec import RunSpec, Trust
+from sidetune_core.config.spec_file import recorded_spec
 from sidetune_core.errors import OptionError, RunError
 
 NUMBERED = re.compile(r"t(\d+)")

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import attrs
 
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.options import OptionInfo, alternatives, describe, imported_names, unknown_option
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.errors import OptionError
 
 

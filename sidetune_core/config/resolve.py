@@ -11,10 +11,20 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import inventory, kinds, registry
+from sidetune_core.config.choice import Choice, choice
 from sidetune_core.config.data_paths import relative_to_file
 from sidetune_core.config.defaults import AUTO, DEFAULTS
 from sidetune_core.config.differences import merged
 from sidetune_core.config.kinds import BASE, ENV, LEARNER, MERGER, SIDE, Kind
+from sidetune_core.config.option_tables import (
+    TABLES,
+    WITHIN_TASK,
+    CacheOptions,
+    DeviceOptions,
+    Tables,
+    TrainOptions,
+    respell_tables,
+)
 from sidetune_core.config.options import (
     describe,
     flat_options,
@@ -27,18 +37,7 @@ from sidetune_core.config.options import (
 from sidetune_core.config.plugin_record import PluginChange, PluginRecord, changes, make_record
 from sidetune_core.config.registry import Plugin
 from sidetune_core.config.scenario_check import check_scenario
-from sidetune_core.config.spec import (
-    TABLES,
-    WITHIN_TASK,
-    CacheOptions,
-    Choice,
-    DeviceOptions,
-    RunSpec,
-    Tables,
-    TrainOptions,
-    choice,
-    respell_tables,
-)
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import OptionError, PluginError, SidetuneError, UntrustedCode, WeightsError
 from sidetune_core.scenarios import DEFAULT, Scenario, title
 

@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from sidetune_core.assembly.cards import make_handler
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.options import REMOVAL, FormerSpelling, structure
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.errors import DataError, OptionError
 from sidetune_core.hashing import file_digest
 from sidetune_core.interfaces.cards import TaskCard
@@ -47,7 +47,7 @@ from sidetune_core.rl.policy_handler import PolicyHandler
 from sidetune_core.rl.rollout_task import RolloutTask
 from sidetune_core.rl.vector_env import Observations
 from sidetune_core.storage.atomic import write_text
-from sidetune_core.storage.run_folder import CARDS
+from sidetune_core.storage.run_files import CARDS
 from sidetune_core.storage.weights import read_tensors
 
 FORMAT = 1

@@ -13,8 +13,8 @@ from torch import Tensor
 from sidetune_core.assembly.parts import open_tasks, read_parts, with_id
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.demonstrations.dataset import RUN
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.hashing import fingerprint

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.resolve import resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.demonstrations.dataset import SB3
 from sidetune_core.demonstrations.experts import ExpertSession, choose_task
 from sidetune_core.demonstrations.imported import make_policy_handler

@@ -17,10 +17,10 @@ import attrs
 import torch
 from torch import Tensor
 
+from sidetune_core.config.choice import Choice, choice
 from sidetune_core.config.differences import differences, unflatten
 from sidetune_core.config.options import unstructure, with_former_defaults
 from sidetune_core.config.resolve import ResolvedComponent, resolve_env
-from sidetune_core.config.spec import Choice, choice
 from sidetune_core.demonstrations.dataset import (
     FORMAT,
     MANIFEST,

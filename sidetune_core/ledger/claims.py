@@ -38,7 +38,8 @@ import attrs
 
 from sidetune_core.config.options import structure
 from sidetune_core.config.plugin_record import changes, read_segments
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.errors import LedgerError, OptionError, suggest
 from sidetune_core.io import strict_json
 from sidetune_core.io.files import read_text

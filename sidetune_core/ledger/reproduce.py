@@ -13,10 +13,11 @@ from sidetune_core.assembly.restore import read_resolved
 from sidetune_core.config import argv
 from sidetune_core.config.argv_options import PROGRAM
 from sidetune_core.config.extensions import extension_lines
+from sidetune_core.config.option_tables import MOVED_OPTIONS, respell_tables
 from sidetune_core.config.options import Renamed, describe, former_options
 from sidetune_core.config.plugin_record import PluginChange
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import MOVED_OPTIONS, RunSpec, respell_tables
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import LedgerError, OptionError
 from sidetune_core.ledger.claims import Claim
 from sidetune_core.results.grouping import same_method

@@ -10,7 +10,8 @@ import attrs
 from sidetune_core.io.files import read_bytes
 from sidetune_core.io.printable import one_line
 from sidetune_core.results.metrics import Results
-from sidetune_core.storage.run_folder import DOCUMENTS, RunFolder
+from sidetune_core.storage.run_files import DOCUMENTS
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.class_metrics import (
     CLASSES,
     CONFUSION,

@@ -26,7 +26,7 @@ from sidetune_core.results.scenarios import by_scenario
 from sidetune_core.results.screen import FULL, Screen, fitted, wrapped
 from sidetune_core.results.tables import Format, Table, comma_separated, typeset
 from sidetune_core.scenarios import title
-from sidetune_core.storage.run_folder import DIVERGED
+from sidetune_core.storage.status import DIVERGED
 
 COMPARED = tuple(metric for metric in MAIN if metric.function is not average_incremental_accuracy)
 """The metrics in comparisons of runs and of methods."""

@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 
 from sidetune_core.config.differences import flatten
+from sidetune_core.config.option_tables import MEASURES
 from sidetune_core.config.resolve import with_present_names
-from sidetune_core.config.spec import MEASURES, RunSpec
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import shorten
 from sidetune_core.results.run_data import Comparison, compare_data
 from sidetune_core.results.run_summary import RunSummary

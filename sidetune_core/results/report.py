@@ -39,7 +39,7 @@ from sidetune_core.results.scenarios import with_scenario
 from sidetune_core.results.screen import FULL, Screen, wrapped
 from sidetune_core.results.tables import Table, aligned, markdown, markdown_code, markdown_text
 from sidetune_core.scenarios import CLASS, title
-from sidetune_core.storage.run_folder import DIVERGED
+from sidetune_core.storage.status import DIVERGED
 
 NOTHING_FORGOTTEN = "No forgetting was measured: every R[i][j], i >= j, is the same number bit for bit."
 NOTHING_FORGOTTEN_CARRIED = (

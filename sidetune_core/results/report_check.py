@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from sidetune_core import __version__
-from sidetune_core.certificate.record import FORMAT, read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.record import FORMAT
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import summarise

@@ -12,7 +12,7 @@ from sidetune_core.config.spec import RunSpec
 from sidetune_core.results.anytime import Curves
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.run_data import EnvData
-from sidetune_core.storage.run_folder import has_diverged, has_ended
+from sidetune_core.storage.status import has_diverged, has_ended
 
 TRAINABLE = "trainable per task"
 """Key of `RunSummary.parameters` for the number of trainable parameters of a typical task."""

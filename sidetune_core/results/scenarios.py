@@ -9,7 +9,8 @@ from typing import TypeVar
 from sidetune_core.io.files import read_bytes
 from sidetune_core.results.metrics import Results
 from sidetune_core.scenarios import title
-from sidetune_core.storage.run_folder import DOCUMENTS, RunFolder
+from sidetune_core.storage.run_files import DOCUMENTS
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.supervised.class_metrics import TASK_CONFUSION, Confusion, read_task_confusion
 
 T = TypeVar("T")

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 import attrs
 
-from sidetune_core.certificate.record import certificate_lines, read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.report_lines import certificate_lines
 from sidetune_core.config.extensions import extension_lines
 from sidetune_core.config.history import network_line
 from sidetune_core.config.plugin_record import read_segments, recorded_changes, segment_lines
 from sidetune_core.config.selection import read_selection
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.errors import OptionError, RunError
 from sidetune_core.io.printable import counted
 from sidetune_core.results.anytime import Curves, make_curves
@@ -28,17 +30,9 @@ from sidetune_core.results.within_report import training_lines
 from sidetune_core.scenarios import DEFAULT, task_aware
 from sidetune_core.storage.data_file import read_data
 from sidetune_core.storage.evaluations import UNCHANGED_SINCE, Evaluations, read_evaluations
-from sidetune_core.storage.run_folder import (
-    DATA,
-    DIVERGED,
-    DOCUMENTS,
-    DONE,
-    STORED,
-    UNKNOWN,
-    WITHIN,
-    RunFolder,
-    has_diverged,
-)
+from sidetune_core.storage.run_files import DATA, DOCUMENTS, STORED, WITHIN
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.status import DIVERGED, DONE, UNKNOWN, has_diverged
 from sidetune_core.storage.within import read_within
 
 T = TypeVar("T")

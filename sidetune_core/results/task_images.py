@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sidetune_core.errors import SidetuneError
 from sidetune_core.results.run_summary import RunSummary
-from sidetune_core.storage.run_folder import IMAGES
+from sidetune_core.storage.run_files import IMAGES
 
 MAX_PIXELS = 2**24
 """Of a saved image; a larger one is not drawn."""

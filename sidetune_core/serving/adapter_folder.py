@@ -23,8 +23,8 @@ from sidetune_core.io import strict_json
 from sidetune_core.io.files import read_text
 from sidetune_core.serving.base_weights import BASE_FILE, BaseReference
 from sidetune_core.storage.atomic import write_text, writing
+from sidetune_core.storage.file_names import check_file_name
 from sidetune_core.storage.nested_state import flatten, tensor_names, unflatten
-from sidetune_core.storage.run_folder import check_file_name
 from sidetune_core.storage.weights import read_tensors, write_tensors
 
 ADAPTER_FILE, TASK_FILE, README = "adapter.safetensors", "task.json", "README.md"

@@ -15,10 +15,10 @@ from sidetune_core.assembly.cards import CardTask, make_handler, read_cards
 from sidetune_core.assembly.parts import read_parts, with_id
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import choose_machine, read_resolved, restore
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.differences import merged
 from sidetune_core.config.options import unstructure
 from sidetune_core.config.resolve import ResolvedRun, resolve_env
-from sidetune_core.config.spec import Choice
 from sidetune_core.errors import OptionError, RunError, suggest
 from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard

@@ -17,9 +17,9 @@ from sidetune_core.assembly.parts import Part, read_parts
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.restore import read_resolved, restore
 from sidetune_core.assembly.scenario_evaluation import evaluate_without_task_id
+from sidetune_core.config.choice import Choice, choice
 from sidetune_core.config.given import has_object
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import Choice, choice
 from sidetune_core.errors import FitError, OptionError, RunError, shorten, suggest
 from sidetune_core.interfaces.capabilities import set_task_state
 from sidetune_core.interfaces.cards import TaskCard

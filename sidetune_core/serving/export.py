@@ -15,8 +15,8 @@ import attrs
 
 from sidetune_core import __version__
 from sidetune_core.assembly.restore import choose_machine
+from sidetune_core.certificate.certificate_file import read_certificate
 from sidetune_core.certificate.probes import Stored
-from sidetune_core.certificate.record import read_certificate
 from sidetune_core.config.resolve import ResolvedRun
 from sidetune_core.errors import FitError, PluginError, RunError, SidetuneError, WeightsError, suggest
 from sidetune_core.interfaces.capabilities import HasHubName
@@ -50,7 +50,8 @@ from sidetune_core.serving.selection import Restored, refer_to_base, restore_all
 from sidetune_core.serving.source import Trained, read_run
 from sidetune_core.storage.atomic import make_folder, write_text, writing
 from sidetune_core.storage.evaluations import read_evaluations
-from sidetune_core.storage.run_folder import CARDS, PROBES, RunFolder, open_run, resume_command
+from sidetune_core.storage.run_files import CARDS, PROBES
+from sidetune_core.storage.run_folder import RunFolder, open_run, resume_command
 
 
 @attrs.frozen

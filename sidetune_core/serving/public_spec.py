@@ -15,7 +15,7 @@ from sidetune_core.config.differences import flatten
 from sidetune_core.config.extensions import read_extensions, resolved_extension
 from sidetune_core.config.options import flat_options, unstructure
 from sidetune_core.config.resolve import ResolvedComponent, ResolvedRun, resolve
-from sidetune_core.config.spec import recorded_spec
+from sidetune_core.config.spec_file import recorded_spec
 from sidetune_core.errors import RunError
 
 PATH_STARTS = ("/", "~", "./", "../", "\\\\")

@@ -15,7 +15,8 @@ from sidetune_core import hashing
 from sidetune_core.assembly.cards import read_cards
 from sidetune_core.assembly.objects import require_network
 from sidetune_core.assembly.restore import read_resolved
-from sidetune_core.certificate.record import TaskSketch, read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.record import TaskSketch
 from sidetune_core.certificate.sketches import sketched_card
 from sidetune_core.config.given import as_objects
 from sidetune_core.config.resolve import ResolvedRun
@@ -24,7 +25,8 @@ from sidetune_core.errors import CheckpointWarning, RunError, WeightsError, shor
 from sidetune_core.interfaces.cards import TaskCard
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.checkpoint import Checkpoint
-from sidetune_core.storage.run_folder import CARDS, RunFolder, resume_command
+from sidetune_core.storage.run_files import CARDS
+from sidetune_core.storage.run_folder import RunFolder, resume_command
 
 ATTEMPTS = 5
 """How often a checkpoint is read that another process replaces meanwhile."""

@@ -16,8 +16,9 @@ from typing import Any
 from sidetune_core.errors import WeightsError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.storage.atomic import writing
-from sidetune_core.storage.chain import WRONG_CONTENT, Unusable, opened
 from sidetune_core.storage.nested_state import flatten, unflatten
+from sidetune_core.storage.tensor_files import opened
+from sidetune_core.storage.unusable import WRONG_CONTENT, Unusable
 from sidetune_core.storage.weights import write_tensors
 
 

@@ -25,25 +25,14 @@ from sidetune_core.errors import RunError
 from sidetune_core.hashing import fingerprint
 from sidetune_core.io.files import read_text
 from sidetune_core.storage.atomic import writing
-from sidetune_core.storage.chain import (
-    BASE,
-    NAME,
-    TASK_STATES,
-    WRONG_CONTENT,
-    Chain,
-    Changes,
-    Content,
-    Unusable,
-    content_of_changes,
-    make_content,
-    opened,
-    parse_step,
-    read_own,
-    text_digest,
-)
+from sidetune_core.storage.chain import Chain
+from sidetune_core.storage.chain_file import BASE, NAME, TASK_STATES, parse_step, text_digest
+from sidetune_core.storage.checkpoint_content import Changes, Content, content_of_changes, make_content
 from sidetune_core.storage.deltas import Delta, apply, difference, read_delta
+from sidetune_core.storage.marks import Marks
 from sidetune_core.storage.nested_state import flatten, unflatten
-from sidetune_core.storage.run_folder import Marks
+from sidetune_core.storage.tensor_files import opened, read_own
+from sidetune_core.storage.unusable import WRONG_CONTENT, Unusable
 from sidetune_core.storage.weights import fill, write_tensors
 
 MID_TASK = "within.safetensors"

@@ -19,19 +19,13 @@ import safetensors.torch
 from sidetune_core.errors import RunError
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.atomic import sync_folder, unfinished, write_bytes, writing
-from sidetune_core.storage.chain import (
-    BASE,
-    Chain,
-    Content,
-    Step,
-    Unusable,
-    json_path,
-    json_text,
-    opened,
-    read_own,
-    read_step,
-)
+from sidetune_core.storage.chain import Chain
+from sidetune_core.storage.chain_file import BASE, Step, json_path, json_text, read_step
+from sidetune_core.storage.checkpoint_content import Content
+from sidetune_core.storage.own_files import check_own
 from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.tensor_files import opened, read_own
+from sidetune_core.storage.unusable import Unusable
 
 Keep = Literal["all", "last"]
 """The values of ``keep`` in ``run.json``: with ``last``, superseded tensors are dropped."""
@@ -155,7 +149,7 @@ def clean(folder: RunFolder, keep: Literal["last"] | None = None, dry_run: bool 
         WriteError: the folder is not writable; what was converted before stays converted.
     """
     disk, notes = Disk(dry_run), list[str]()
-    folder.check_own()
+    check_own(folder)
     checkpoint.check_version(folder.checkpoints)
     about = folder.read_json("run.json")
     with writing(folder.path):

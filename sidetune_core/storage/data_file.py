@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sidetune_core.config.data_record import DataRecord, find, read_records
 from sidetune_core.errors import RunError
-from sidetune_core.storage.run_folder import DATA, RunFolder
+from sidetune_core.storage.run_files import DATA
+from sidetune_core.storage.run_folder import RunFolder
 
 
 def read_data(folder: RunFolder) -> list[DataRecord]:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from sidetune_core.io.image_files import open_image
 from sidetune_core.storage.atomic import write_bytes, writing
-from sidetune_core.storage.run_folder import IMAGES, RunFolder, check_file_name
+from sidetune_core.storage.file_names import check_file_name
+from sidetune_core.storage.run_files import IMAGES
+from sidetune_core.storage.run_folder import RunFolder
 
 MAX_PIXELS = 2**24
 """Of a saved image; a larger one is not read back."""

@@ -59,6 +59,11 @@ def tensor_names(plain: Any) -> set[str]:
     return {content} if kind == "tensor" else tensor_names(content)
 
 
+def entries(plain: Any) -> dict[str, Any]:
+    """The entries of a flattened mapping with text keys."""
+    return dict(plain["table"])
+
+
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = name if name not in tensors else f"{name}#{len(tensors)}"

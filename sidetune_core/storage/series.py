@@ -10,10 +10,12 @@ import attrs
 from torch import Tensor
 
 from sidetune_core.config.identity import Identity, read_identity
-from sidetune_core.storage.chain import BASE, Chain, Step, Unusable, read_step
+from sidetune_core.storage.chain import Chain
+from sidetune_core.storage.chain_file import BASE, Step, read_step
 from sidetune_core.storage.checkpoint import tensors_at
+from sidetune_core.storage.marks import Marks
 from sidetune_core.storage.nested_state import tensor_names
-from sidetune_core.storage.run_folder import Marks
+from sidetune_core.storage.unusable import Unusable
 
 
 @attrs.frozen(eq=False)

@@ -21,7 +21,8 @@ from typing import Any
 
 import attrs
 
-from sidetune_core.storage.run_folder import WITHIN, RunFolder
+from sidetune_core.storage.run_files import WITHIN
+from sidetune_core.storage.run_folder import RunFolder
 
 EVALUATION, SELECTION, PASS = "evaluation", "selection", "pass"
 

@@ -10,7 +10,8 @@ from typing import Literal
 import attrs
 
 from sidetune_core.errors import RunError
-from sidetune_core.storage.run_folder import RunFolder, has_diverged
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.status import has_diverged
 from sidetune_core.sweeps.executors import Executor
 from sidetune_core.system.signals import SIGNALS
 

@@ -35,19 +35,13 @@ from sidetune_core.config.arguments import make_spellings, split_arguments
 from sidetune_core.config.argv_mistakes import hint_for
 from sidetune_core.config.argv_names import with_names
 from sidetune_core.config.argv_options import OF_SPEC
+from sidetune_core.config.choice import Choice, choice
 from sidetune_core.config.defaults import DEFAULTS, default_name
 from sidetune_core.config.differences import merged, unflatten
+from sidetune_core.config.option_tables import TABLES, respell_tables
 from sidetune_core.config.resolve import ResolvedRun, load_components, resolve, usable
-from sidetune_core.config.spec import (
-    TABLES,
-    Choice,
-    RunSpec,
-    choice,
-    from_values,
-    read_spec,
-    read_values,
-    respell_tables,
-)
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values, read_spec, read_values
 from sidetune_core.errors import OptionError, suggest
 
 _OPTIONAL = ("base", "side", "merger")  # slots that a learner may not use

@@ -26,7 +26,8 @@ from sidetune_core.config.differences import differences
 from sidetune_core.config.interval import interval
 from sidetune_core.config.options import warn_former
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.errors import Interrupted, OptionError, RunError, SidetuneError, shorten
 from sidetune_core.io import strict_json
 from sidetune_core.io.printable import counted
@@ -36,7 +37,8 @@ from sidetune_core.results.report import one_line
 from sidetune_core.results.summary import summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import is_held, locked
-from sidetune_core.storage.run_folder import RunFolder, has_diverged
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.status import has_diverged
 from sidetune_core.sweeps.attempts import RETRIES, Attempts
 from sidetune_core.sweeps.executors import Executor, LocalProcesses, RayTasks
 from sidetune_core.sweeps.grid import PlannedRun, make_settled, planned

@@ -23,10 +23,12 @@ from sidetune_core.config.argv_mistakes import hint_for
 from sidetune_core.config.argv_names import with_names
 from sidetune_core.config.argv_options import OF_SPEC
 from sidetune_core.config.defaults import DEFAULTS
+from sidetune_core.config.option_tables import TABLES
 from sidetune_core.config.options import alternatives
 from sidetune_core.config.resolve import ResolvedRun, load_components
 from sidetune_core.config.selection import MissingSplit, Selection
-from sidetune_core.config.spec import TABLES, RunSpec, read_spec
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import read_spec
 from sidetune_core.errors import OptionError
 from sidetune_core.results.metrics import have_one_unit
 from sidetune_core.sweeps import ranges

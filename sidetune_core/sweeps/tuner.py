@@ -24,7 +24,8 @@ from sidetune_core.results.metrics import Results, average_accuracy, mean
 from sidetune_core.results.summary import read_results, summarise
 from sidetune_core.storage.atomic import clear_unfinished, write_text, writing
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import RunFolder, has_diverged
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.status import has_diverged
 from sidetune_core.sweeps.attempts import Attempts, Ended
 from sidetune_core.sweeps.executors import Executor
 from sidetune_core.sweeps.runner import clear

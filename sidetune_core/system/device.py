@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.config.spec import DeviceOptions
+from sidetune_core.config.option_tables import DeviceOptions
 from sidetune_core.errors import OptionError
 from sidetune_core.interfaces.inputs import Inputs
 from sidetune_core.interfaces.tasks import Batch

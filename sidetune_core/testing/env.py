@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 
 from sidetune_core.config import kinds, registry
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.config.options import structure
 from sidetune_core.config.resolve import recipe_components, recipe_options, recipe_tables
-from sidetune_core.config.spec import TrainOptions
 from sidetune_core.interfaces.inputs import InputShapes, Shape
 from sidetune_core.interfaces.tasks import TaskStream
 from sidetune_core.seeding import seeded

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.certificate.record import OUTSIDE
+from sidetune_core.certificate.verdicts import OUTSIDE
 from sidetune_core.errors import FitError
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.learner import Learner

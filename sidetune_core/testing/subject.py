@@ -14,15 +14,16 @@ from torch import Tensor
 
 from sidetune_core.assembly.build import restart_task
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.inputs import Inputs, Shape
 from sidetune_core.interfaces.learner import Components, Learner
 from sidetune_core.interfaces.networks import Base, Merger, Side, taps_read
 from sidetune_core.interfaces.tasks import Order, Task
-from sidetune_core.storage import run_folder
 from sidetune_core.storage.atomic import not_synced
-from sidetune_core.storage.run_folder import Clock
+from sidetune_core.storage.clock import Clock
+from sidetune_core.storage.new_run import create_run
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import StopRequest
@@ -89,7 +90,7 @@ class Subject:
             with tempfile.TemporaryDirectory() as folder, not_synced():
                 return self.train(learner, Path(folder) / "run", tasks)
         witness = Witness(learner, stop := StopRequest(), last_step)
-        run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "check")
+        run = RunFolder(path) if path.exists() else create_run(path, "check")
         recorder = _KitRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory), witness=witness)
         self._learn(witness, tasks, stop, recorder)
         return witness
@@ -98,7 +99,7 @@ class Subject:
         """Train like a run, whose weights only are of interest: no checkpoint, certificate or curve is
         written."""
         stop = StopRequest()
-        self._learn(Witness(learner, stop, None), tasks, stop, Recorder(run_folder.RunFolder(Path())))
+        self._learn(Witness(learner, stop, None), tasks, stop, Recorder(RunFolder(Path())))
 
     def _learn(
         self, witness: Witness, tasks: Sequence[Task] | None, stop: StopRequest, recorder: Recorder

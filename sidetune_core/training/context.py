@@ -6,8 +6,8 @@ import attrs
 import torch
 
 from sidetune_core.config.interval import Interval
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.config.selection import Selection
-from sidetune_core.config.spec import TrainOptions
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.training import TrainingStep

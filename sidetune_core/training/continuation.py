@@ -41,7 +41,8 @@ from sidetune_core.config.plugin_record import (
     since,
 )
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import Trust, from_values
+from sidetune_core.config.spec import Trust
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.errors import OptionError, RunError, SidetuneError
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.data_file import read_data

@@ -18,6 +18,7 @@ from torch import nn
 from sidetune_core.assembly.objects import give_objects, require_network, require_tasks
 from sidetune_core.assembly.parts import Part, read_parts, with_id
 from sidetune_core.assembly.restore import read_resolved
+from sidetune_core.config.choice import Choice, choice
 from sidetune_core.config.extensions import Extension, extension_lines, new_ids, read_extensions, with_env
 from sidetune_core.config.given import NONE, Objects, as_objects, listed_tasks
 from sidetune_core.config.history import EXTENSIONS, resume_call
@@ -26,23 +27,22 @@ from sidetune_core.config.interval import interval
 from sidetune_core.config.plugin_record import make_record
 from sidetune_core.config.resolve import ResolvedRun, resolve
 from sidetune_core.config.selection import read_selection
-from sidetune_core.config.spec import Choice, Trust, choice, recorded_spec
+from sidetune_core.config.spec import Trust
+from sidetune_core.config.spec_file import recorded_spec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.errors import FitError, OptionError, RunError, WriteError, suggest
 from sidetune_core.interfaces.tasks import Task, TaskStream
 from sidetune_core.results.summary import check_rows
-from sidetune_core.storage import checkpoint, run_folder
+from sidetune_core.storage import checkpoint
 from sidetune_core.storage.atomic import writing
 from sidetune_core.storage.data_file import drop_data
+from sidetune_core.storage.file_names import check_file_names, ignores_case
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import (
-    CARDS,
-    DOCUMENTS,
-    RunFolder,
-    has_diverged,
-    has_ended,
-    resume_command,
-)
+from sidetune_core.storage.new_run import check_free
+from sidetune_core.storage.own_files import separate_hard_links
+from sidetune_core.storage.run_files import CARDS, DOCUMENTS
+from sidetune_core.storage.run_folder import RunFolder, open_run, resume_command
+from sidetune_core.storage.status import has_diverged, has_ended
 from sidetune_core.system.threads import use_threads
 from sidetune_core.training.callbacks import Callback
 from sidetune_core.training.continuation import Continuation, Latest, check_acceptable, find_latest, planned
@@ -114,7 +114,7 @@ def extend(
     path = run.folder.path if isinstance(run, Run) else Path(run)
     names, chosen = _chosen_env(env, tasks)
     objects = as_objects(base, earlier_tasks)
-    about = run_folder.open_run(path).read_json("run.json")
+    about = open_run(path).read_json("run.json")
     spec = recorded_spec(about, str(path / "run.json"), trust_local_code)
     tables = {"train": train or {}, "cache": cache or {}, "device": device or {}}
     resolved = resolve(with_env(spec, chosen, tables))
@@ -169,11 +169,11 @@ def extend_resolved(
     target = Path(out) if out is not None else None
     with join_process_group() as group, ExitStack() as streams:
         if group.is_main and target is not None:
-            run_folder.check_free(target)
+            check_free(target)
         source = group.broadcast_from_main(lambda: _open_finished(path, in_place=target is None))
         if target is None and group.is_main:
             streams.enter_context(locked(source.path))
-            source.separate_hard_links()
+            separate_hard_links(source)
         stream = streams.enter_context(closing(open_stream(resolved)))
         added = _plan(group, source, resolved, stream, tasks, save_every, trust_local_code, objects)
         continuation = added.continuation(source, allow_changed, "the same command with")
@@ -272,7 +272,7 @@ def _open_finished(path: Path, in_place: bool) -> RunFolder:
     if in_place:
         folder, about = open_resumable(path)
     else:
-        folder = run_folder.open_run(path)
+        folder = open_run(path)
         about = folder.read_json("run.json")
     if chosen := str(read_selection(about, str(path / "run.json"))):
         raise RunError(
@@ -399,10 +399,10 @@ def _choose_tasks(
             "hold both"
         )
     taken = [str(task["id"]) for task in about["tasks"]]
-    same_case = run_folder.ignores_case(folder.path)
+    same_case = ignores_case(folder.path)
     ids = new_ids(taken, [task.id for task in chosen], same_case)
     check_names(chosen, owner, same_case)
-    run_folder.check_file_names(list(ids.values()), f"{owner} is to give a task", same_case)
+    check_file_names(list(ids.values()), f"{owner} is to give a task", same_case)
     spec = as_plain(resolved.to_spec().to_json())
     extension = Extension(
         first=len(taken),
@@ -445,7 +445,7 @@ def _copy(source: RunFolder, target: Path) -> Path:
                 )
             for path in (copied, *copied.rglob("*")):
                 path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o600))
-            run_folder.check_free(target)
+            check_free(target)
             if target.is_dir():
                 shutil.rmtree(target)
             copied.replace(target)

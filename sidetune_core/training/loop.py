@@ -15,7 +15,7 @@ from torch import nn
 from sidetune_core.assembly.evaluation import Evaluation
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.certificate.probes import ProbeRecorder, track_reads
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.capabilities import LosesState, set_task_state, task_state
 from sidetune_core.interfaces.learner import Learner

@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Merger

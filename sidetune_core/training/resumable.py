@@ -8,9 +8,10 @@ from typing import Any
 
 from sidetune_core.config.interval import Interval, interval
 from sidetune_core.errors import OptionError, RunError
-from sidetune_core.storage import checkpoint, run_folder
+from sidetune_core.storage import checkpoint
 from sidetune_core.storage.compaction import KEEP_LAST, Keep
-from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.own_files import check_own
+from sidetune_core.storage.run_folder import RunFolder, open_run
 from sidetune_core.training.execution import SAVE_EVERY
 
 
@@ -21,8 +22,8 @@ def recorded_keep(about: Mapping[str, Any]) -> Keep:
 
 def open_resumable(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     """A run that can be resumed, and its ``run.json``."""
-    folder = run_folder.open_run(path)
-    folder.check_own()
+    folder = open_run(path)
+    check_own(folder)
     checkpoint.check_version(folder.checkpoints)
     about = folder.read_json("run.json")
     if missing := _missing(about):

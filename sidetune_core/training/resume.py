@@ -26,6 +26,7 @@ from sidetune_core.errors import WriteError
 from sidetune_core.interfaces.tasks import Task
 from sidetune_core.results.summary import check_rows
 from sidetune_core.storage.lock import locked
+from sidetune_core.storage.own_files import separate_hard_links
 from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.threads import use_threads
 from sidetune_core.training.callbacks import Callback
@@ -102,7 +103,7 @@ def resume(
             resolved = with_moved_data(resolved, env)
         with locked(folder.path) if group.is_main else nullcontext():
             if group.is_main:
-                folder.separate_hard_links()
+                separate_hard_links(folder)
             latest = group.broadcast_from_main(lambda: find_latest(folder))
             group.broadcast_from_main(lambda: check_rows(folder, latest.done))
             continuation = Continuation(folder, about, latest, allowed, trust_local_code)

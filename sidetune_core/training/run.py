@@ -13,9 +13,9 @@ from sidetune_core.config.selection import Measured, Selection
 from sidetune_core.config.spec import RunSpec, make_spec
 from sidetune_core.distributed.process_group import ProcessGroup, join_process_group
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.storage import run_folder
 from sidetune_core.storage.compaction import Keep
 from sidetune_core.storage.lock import locked
+from sidetune_core.storage.new_run import check_free, create_run
 from sidetune_core.system.threads import Threads, use_threads
 from sidetune_core.training.callbacks import Callback
 from sidetune_core.training.execution import SAVE_EVERY, Execution, check_keep
@@ -92,7 +92,7 @@ def run(
         )
     with join_process_group() as group:
         if group.is_main:
-            run_folder.check_free(path)
+            check_free(path)
         resolved = spec if isinstance(spec, ResolvedRun) else resolve(spec)
         with _use_threads(resolved, group, count) as threads, closing(open_stream(resolved)) as stream:
             job = assemble(resolved, stream, group, quiet, selection)
@@ -101,7 +101,7 @@ def run(
             name = "-".join(
                 resolved.components[slot].plugin.name.split(":")[-1] for slot in ("env", "learner")
             )
-            folder = group.broadcast_from_main(lambda: run_folder.create(path, name))
+            folder = group.broadcast_from_main(lambda: create_run(path, name))
             with locked(folder.path) if group.is_main else nullcontext():
                 if group.is_main:
                     about = describe(job, git_state()) | {"save_every": save_every, "keep": keep}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +13,11 @@ from torch import Tensor
 from sidetune_core.assembly.finite import FiniteCheck
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.stored import stored_bytes
+from sidetune_core.certificate.certificate_file import FILE as CERTIFICATE
 from sidetune_core.certificate.issue import Ended, certify
 from sidetune_core.certificate.log import CertificateLog, Table
-from sidetune_core.certificate.record import FILE as CERTIFICATE
-from sidetune_core.certificate.record import new_warnings
 from sidetune_core.certificate.repair import load, missing
+from sidetune_core.certificate.report_lines import new_warnings
 from sidetune_core.config.identity import Identity
 from sidetune_core.config.plugin_record import add_segment, segment_of, since
 from sidetune_core.config.selection import read_selection
@@ -28,25 +27,23 @@ from sidetune_core.interfaces.tasks import Task
 from sidetune_core.storage import checkpoint, images
 from sidetune_core.storage.ahead import ahead_path, delete_ahead
 from sidetune_core.storage.atomic import sync_folders, writing
-from sidetune_core.storage.chain import Chain, Unusable
+from sidetune_core.storage.chain import Chain
 from sidetune_core.storage.checkpoint import Checkpoint, MidTaskState
+from sidetune_core.storage.clock import Clock
 from sidetune_core.storage.compaction import Disk, Keep, drop_superseded
 from sidetune_core.storage.evaluations import FILE, read_evaluations, unchanged_line
-from sidetune_core.storage.run_folder import (
+from sidetune_core.storage.marks import Marks, RunningDigest, rewind, take_marks
+from sidetune_core.storage.run_files import (
     CERTIFICATE_LOG,
     DOCUMENTS,
     IMAGES,
     LINES,
     SECONDS,
     STORED,
-    TENSORBOARD,
     WITHIN,
-    Clock,
-    Marks,
-    RunFolder,
-    Running,
 )
-from sidetune_core.storage.within import EVALUATION
+from sidetune_core.storage.run_folder import RunFolder
+from sidetune_core.storage.unusable import Unusable
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.threads import Threads
 from sidetune_core.training.boundary import Boundary
@@ -55,6 +52,7 @@ from sidetune_core.training.callbacks import Callbacks
 from sidetune_core.training.context import Context
 from sidetune_core.training.recorder import Recorder
 from sidetune_core.training.stage import Stage
+from sidetune_core.training.tensorboard_files import Curves
 from sidetune_core.training.tracked import Journal, Moment, TrackedLearner
 from sidetune_core.training.workers.handover import Handover, read_handover
 
@@ -91,17 +89,18 @@ class RunRecorder(Recorder):
         callbacks: Callbacks | None = None,
     ) -> None:
         super().__init__(folder)
-        self._progress, self._clock, self._board, self._identity = progress, clock, board, identity
+        self._progress, self._clock, self._identity = progress, clock, identity
         self._callbacks = callbacks
         self._with_gaps: set[str] = set()
         self._chain, self._keep = Chain(folder.checkpoints), keep
-        self._read = {name: Running() for name in LINES}
+        self._read = {name: RunningDigest() for name in LINES}
         self._log: CertificateLog | None = None
         self._since_checkpoint: Journal | None = None
         self._since_certificate: Journal | None = None
         self._files: set[str] = set()
         self._unsynced: set[Path] = set()
         self._by_products = by_products if by_products is not None else ByProducts(self.warning)
+        self._curves = Curves(folder, board, self._by_products)
 
     def latest_checkpoint(self) -> Checkpoint | None:
         found, self._chain = checkpoint.find_with_chain(self.folder.checkpoints, self._progress.warning)
@@ -113,17 +112,17 @@ class RunRecorder(Recorder):
             checkpoint.delete_mid_task(self.folder.checkpoints)
         self._log = self._since_checkpoint = self._since_certificate = None
         self._drop_superseded(newest_only=False)
-        for name in self.folder.rewind(start.marks if start else {}):
+        for name in rewind(self.folder, start.marks if start else {}):
             path = self.folder.path / name
             self._progress.warning(f"{path} changed since the checkpoint; the lost lines cannot be recovered")
         for line in self.folder.lines("metrics.jsonl"):
-            self._draw(line)
+            self._curves.training(line)
         for line in self.folder.lines(WITHIN):
-            self._draw_within(line)
+            self._curves.within(line)
         step = len(start.done) if start else 0
         with self._by_products.optional(self.folder.path / IMAGES):
             for task_id, name, image in images.saved_images(self.folder):
-                self._show(f"{task_id}/{name}", image, step)
+                self._curves.image(f"{task_id}/{name}", image, step)
 
     def handover(self, count: int, since: int) -> Handover | None:
         path = ahead_path(self.folder.checkpoints, count)
@@ -181,13 +180,13 @@ class RunRecorder(Recorder):
 
     def metrics_line(self, line: Mapping[str, Any]) -> None:
         self.folder.append("metrics.jsonl", line)
-        self._draw(line)
+        self._curves.training(line)
         if self._callbacks is not None:
             self._callbacks.step(line)
 
     def within(self, line: Mapping[str, Any]) -> None:
         self.folder.append(WITHIN, line)
-        self._draw_within(line)
+        self._curves.within(line)
 
     def training_metrics(self, line: Mapping[str, Any], shown: Mapping[str, float]) -> None:
         self.metrics_line(line)
@@ -266,7 +265,7 @@ class RunRecorder(Recorder):
             for name, image in drawn.items():
                 with self._by_products.optional(folder.path / IMAGES):
                     self._note_files([images.save_image(folder, task.id, name, image)])
-                self._show(f"{task.id}/{name}", image, len(seen))
+                self._curves.image(f"{task.id}/{name}", image, len(seen))
         done = [task.id for task in seen]
         self._certify(boundary, done[: len(seen) - len(boundary.stage.tasks)], context)
         journal = self._saved(tracked)
@@ -321,7 +320,7 @@ class RunRecorder(Recorder):
         for line in read_evaluations(self.folder).lines:
             if line["split"] == measure and line["after"] >= 0:
                 value = line["figures"][metrics[line["task"]]]
-                self._scalars({f"R/{line['task']}": value}, line["after"])
+                self._curves.points({f"R/{line['task']}": value}, line["after"])
 
     def report_missing(self) -> None:
         with suppress(RunError):  # a damaged certificate is left out of the report, which says so
@@ -361,7 +360,7 @@ class RunRecorder(Recorder):
     def _marks(self, *further: str) -> Marks:
         with self._by_products.optional(self.folder.path / DOCUMENTS):
             sync_folders(self._unsynced)
-        return self.folder.marks(*further, read=self._read)
+        return take_marks(self.folder, *further, read=self._read)
 
     def _certify(self, boundary: Boundary, before: Sequence[str], context: Context) -> None:
         """Continue the certificate after a stage, which follows the tasks `before`; none if its files cannot
@@ -414,38 +413,6 @@ class RunRecorder(Recorder):
         stage = boundary.stage
         for line in new_warnings(log.records, [task.id for task in stage.tasks]):
             self.warning(line)
-
-    def _draw(self, line: Mapping[str, Any]) -> None:
-        """A line of ``metrics.jsonl`` as points of curves, one for each metric of its task."""
-        if not {"task", "step"} <= line.keys():
-            return  # it is damaged, and was reported
-        metrics = {
-            name: value for name, value in line.items() if name not in ("task", "step", "lr", "mean_loss")
-        }
-        self._scalars({f"{line['task']}/{name}": value for name, value in metrics.items()}, line["step"])
-
-    def _draw_within(self, line: Mapping[str, Any]) -> None:
-        """An evaluation within a task as a point of the curve of each of its metrics."""
-        if line.get("kind") == EVALUATION and {"stage", "task", "split", "step", "metrics"} <= line.keys():
-            curve = f"{line['stage']}/{line['split']} of {line['task']}"
-            metrics = line["metrics"].items()
-            self._scalars({f"{curve}/{name}": value for name, value in metrics}, line["step"])
-
-    def _scalars(self, values: Mapping[str, float | None], step: int) -> None:
-        """Add a point to each curve, unless its value is a gap."""
-        for name, value in values.items():
-            if value is not None and math.isfinite(value):
-                self._to_board(lambda board: board.add_scalar(name, value, step))  # noqa: B023 - called at once
-
-    def _show(self, name: str, image: Tensor, step: int) -> None:
-        self._to_board(lambda board: board.add_image(name, image, step))
-
-    def _to_board(self, write: Callable[[SummaryWriter], object]) -> None:
-        """Write to TensorBoard, unless that has failed before."""
-        path = self.folder.path / TENSORBOARD
-        if self._board is not None and self._by_products.has(path):
-            with self._by_products.optional(path), writing(path):
-                write(self._board())
 
 
 def _visualisations(task: HasVisualisations, predict: FiniteCheck) -> Mapping[str, Tensor]:

@@ -11,7 +11,10 @@ from sidetune_core.results.report import run_report
 from sidetune_core.results.summary import outcome, summarise
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.atomic import write_text, writing
-from sidetune_core.storage.run_folder import DIVERGED, DONE, LOG, SECONDS, Clock, RunFolder, resume_command
+from sidetune_core.storage.clock import Clock
+from sidetune_core.storage.run_files import LOG, SECONDS
+from sidetune_core.storage.run_folder import RunFolder, resume_command
+from sidetune_core.storage.status import DIVERGED, DONE
 from sidetune_core.system.signals import StopRequested
 from sidetune_core.system.threads import Threads
 from sidetune_core.training.by_products import ByProducts

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.errors import OptionError, PluginError
 from sidetune_core.interfaces.capabilities import HasTrainingSize, ResumesAtSomeSteps
 from sidetune_core.interfaces.learner import Learner

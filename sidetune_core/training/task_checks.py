@@ -9,7 +9,8 @@ import attrs
 
 from sidetune_core.errors import RunError
 from sidetune_core.interfaces.tasks import Task
-from sidetune_core.storage import run_folder
+from sidetune_core.storage.file_names import check_file_names, ignores_case
+from sidetune_core.storage.new_run import RUNS
 from sidetune_core.training.job import Job
 from sidetune_core.training.within_task import check_val
 
@@ -28,7 +29,7 @@ def check_tasks(job: Job, path: Path | None) -> None:
     owner = job.resolved.components["env"].owner
     if not job.tasks:
         raise RunError(f"{owner} has no tasks")
-    same_case = run_folder.ignores_case(path if path is not None else run_folder.RUNS)
+    same_case = ignores_case(path if path is not None else RUNS)
     check_names(job.tasks, owner, same_case)
     if len({task.higher_is_better for task in job.tasks}) > 1:
         raise RunError(f"{owner} mixes metrics where higher is better and where lower is; R cannot hold both")
@@ -43,17 +44,17 @@ def check_names(tasks: Sequence[Task], owner: str, same_case: bool) -> None:
     Args:
         tasks: of the env.
         owner: the env, for messages.
-        same_case: see `run_folder.ignores_case`.
+        same_case: see `file_names.ignores_case`.
 
     Raises:
         PluginError: a name is no file name, or two are the same.
         RunError: a task has no split 'test'.
     """
-    run_folder.check_file_names([task.id for task in tasks], f"{owner} gives a task", same_case)
+    check_file_names([task.id for task in tasks], f"{owner} gives a task", same_case)
     for task in tasks:
         if isinstance(task.splits, str) or "test" not in task.splits:
             raise RunError(
                 f"{owner}: task '{task.id}' has splits {task.splits!r}; it needs a tuple of names with "
                 "'test', on which R is measured"
             )
-        run_folder.check_file_names(task.splits, f"{owner} gives a split of task '{task.id}'", same_case)
+        check_file_names(task.splits, f"{owner} gives a split of task '{task.id}'", same_case)

@@ -19,7 +19,7 @@ from sidetune_core.hashing import digests, tensor_digest
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.interfaces.training import Trainable, members
-from sidetune_core.storage.chain import Changes
+from sidetune_core.storage.checkpoint_content import Changes
 from sidetune_core.system.device import Machine
 from sidetune_core.training.module_tree import Entry, ModuleTree, Node, parameters, position
 

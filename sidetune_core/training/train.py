@@ -12,8 +12,10 @@ from sidetune_core.interfaces.capabilities import HasSummary
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.io.cache_folders import cache_path, in_use
 from sidetune_core.io.printable import counted
+from sidetune_core.storage.clock import Clock
 from sidetune_core.storage.data_file import add_data
-from sidetune_core.storage.run_folder import CARDS, DATA, Clock, RunFolder
+from sidetune_core.storage.run_files import CARDS, DATA
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.energy import EnergyMeter
 from sidetune_core.system.signals import handle_signals
 from sidetune_core.system.threads import Threads

@@ -15,14 +15,10 @@ from torch import nn
 from sidetune_core import hashing
 from sidetune_core.assembly.build import restart_task, start_phase, start_task
 from sidetune_core.certificate import probes
+from sidetune_core.certificate.certificate_file import read_certificate
 from sidetune_core.certificate.probes import Replay, Stored
-from sidetune_core.certificate.record import (
-    CONDITIONS,
-    OUTSIDE,
-    TaskRecord,
-    read_certificate,
-    tensors_unchanged,
-)
+from sidetune_core.certificate.record import TaskRecord
+from sidetune_core.certificate.verdicts import CONDITIONS, OUTSIDE, tensors_unchanged
 from sidetune_core.config.history import stated
 from sidetune_core.config.identity import Identity, condition_changes
 from sidetune_core.config.plugin_record import changes as plugin_changes

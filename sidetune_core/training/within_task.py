@@ -18,7 +18,7 @@ from sidetune_core.assembly.cards import CardTask
 from sidetune_core.assembly.evaluation import Evaluation, evaluate_split
 from sidetune_core.assembly.predict import make_predict
 from sidetune_core.assembly.scenario_evaluation import evaluate_without_task_id
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.errors import OptionError, shorten
 from sidetune_core.interfaces.buffers import BufferDict
 from sidetune_core.interfaces.capabilities import set_task_state, task_states

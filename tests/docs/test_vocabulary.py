@@ -51,7 +51,7 @@ ALLOWED = {
     ("sidetune_core/training/finished_run.py", "Figure"),
     # former names that are still accepted or read
     ("sidetune_core/api.py", '"Worlds"'),
-    ("sidetune_core/certificate/record.py", "learnt"),
+    ("sidetune_core/certificate/former_formats.py", "learnt"),
     ("sidetune_core/demonstrations/dataset.py", "figures"),
     ("sidetune_core/ledger/claims.py", "figures"),
     ("sidetune_core/results/metrics.py", "learnt"),

@@ -30,7 +30,7 @@ from sidetune_core.certificate.verify import verify
 from sidetune_core.cli.main import main
 from sidetune_core.config import kinds, registry
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import read_spec
+from sidetune_core.config.spec_file import read_spec
 from sidetune_core.demonstrations import open_demonstrations
 from sidetune_core.errors import SidetuneError
 from sidetune_core.storage.run_folder import RunFolder

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import read_spec
+from sidetune_core.config.spec_file import read_spec
 from sidetune_core.errors import OptionError
 
 GOOD = {

@@ -9,8 +9,8 @@ from tyro.conf import Positional
 from sidetune_core.cli.commands import COMMANDS
 from sidetune_core.config.argv_options import GENERAL
 from sidetune_core.config.kinds import KINDS
+from sidetune_core.config.option_tables import TABLES
 from sidetune_core.config.options import describe
-from sidetune_core.config.spec import TABLES
 
 TRAINING = ("run", "sweep", "tune")
 """Commands of `sidetune` with the options of a run."""

@@ -26,7 +26,7 @@ def verify_run(run: Positional[Path], trust_local_code: Switch = False) -> int:
         run: the run folder.
         trust_local_code: import code that the run names (module:Class), which then can do anything.
     """
-    from sidetune_core.certificate.record import certificate_lines
+    from sidetune_core.certificate.report_lines import certificate_lines
     from sidetune_core.certificate.verify import verify
     from sidetune_core.config.plugin_record import read_segments, segment_lines
     from sidetune_core.results.report_check import check_report

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 import sidetune_core
 from sidetune_core import api
 from sidetune_core.assembly.predict import make_predict
-from sidetune_core.certificate import record
+from sidetune_core.certificate import certificate_file, record, verdicts
 from sidetune_core.certificate.probes import EXAMPLES, CompilerReadTracker, ReadTracker, named_tensors
+from sidetune_core.certificate.statements import STATEMENT
 from sidetune_core.certificate.verify import verify
 from sidetune_core.cli.main import main
 from sidetune_core.config import registry
@@ -64,7 +65,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
 
 
 def certificate_of(folder: RunFolder) -> record.Certificate:
-    certificate = record.read_certificate(folder)
+    certificate = certificate_file.read_certificate(folder)
     assert certificate is not None
     return certificate
 
@@ -88,10 +89,10 @@ def test_a_learner_that_changes_no_shared_tensor_is_certified(
 ) -> None:
     folder = make(learner, tmp_path / "run", **parts)
     certificate = certificate_of(folder)
-    assert certificate.verdict == record.ZERO
-    expected = [(record.ZERO, record.ALL_TENSORS)] * 2
+    assert certificate.verdict == verdicts.ZERO
+    expected = [(verdicts.ZERO, verdicts.ALL_TENSORS)] * 2
     assert [(task.verdict, task.scope) for task in certificate.tasks[:2]] == expected
-    assert certificate.tasks[2].verdict == record.LAST
+    assert certificate.tasks[2].verdict == verdicts.LAST
     assert verify(folder, trust_local_code=True).problems == ()
 
 
@@ -106,7 +107,7 @@ def test_a_learner_that_changes_shared_weights_is_reported_with_the_size_of_the_
     folder = make(learner, tmp_path / "run")
     certificate = certificate_of(folder)
     first = certificate.tasks[0]
-    assert certificate.verdict == first.verdict == record.NOT_ZERO
+    assert certificate.verdict == first.verdict == verdicts.NOT_ZERO
     before, after = (
         checkpoint.read(checkpoint.boundary(folder.checkpoints, count)).state for count in (1, 3)
     )
@@ -131,7 +132,7 @@ def test_tensors_that_a_task_does_not_read_are_not_its_dependencies(make: Any, t
 
 def test_tasks_trained_together_leave_nothing_to_forget(make: Any, tmp_path: Path) -> None:
     folder = make("joint", tmp_path / "run")
-    assert certificate_of(folder).verdict == record.NOTHING_LATER
+    assert certificate_of(folder).verdict == verdicts.NOTHING_LATER
     assert verify(folder, trust_local_code=True).problems == ()
 
 
@@ -165,7 +166,7 @@ class Rotating(api.Learner):
 def test_probes_detect_a_change_outside_the_tensors(make: Any, tmp_path: Path) -> None:
     first = certificate_of(make(f"{__name__}:Rotating", tmp_path / "run")).tasks[0]
     assert first.changed == {}
-    assert first.verdict == record.NOT_REPRODUCIBLE
+    assert first.verdict == verdicts.NOT_REPRODUCIBLE
     assert first.probes.change is not None
     assert first.probes.change.relative == pytest.approx(2.0)
 
@@ -183,7 +184,7 @@ def test_newly_read_tensors_are_listed(make: Any, tmp_path: Path) -> None:
     assert first.newly_read == [
         f"heads.{task}.linear.{name}" for task in ("t1", "t2") for name in ("bias", "weight")
     ]
-    assert first.verdict == record.NOT_ZERO
+    assert first.verdict == verdicts.NOT_ZERO
 
 
 class Diary(Rotating):
@@ -206,7 +207,7 @@ class Diary(Rotating):
 def test_a_changed_tensor_that_no_task_reads_narrows_the_scope(make: Any, tmp_path: Path) -> None:
     folder = make(f"{__name__}:Diary", tmp_path / "run")
     first = certificate_of(folder).tasks[0]
-    assert (first.verdict, first.scope) == (record.ZERO, record.TENSORS_READ)
+    assert (first.verdict, first.scope) == (verdicts.ZERO, verdicts.TENSORS_READ)
     assert certificate_of(folder).stages[1].changed == ["diary"]
     assert verify(folder, trust_local_code=True).problems == ()
 
@@ -251,7 +252,7 @@ def test_a_run_that_is_resumed_with_another_precision_does_not_accuse_the_learne
     folder.write_json("run.json", about)
     sidetune_core.resume(folder.path, trust_local_code=True)
     first = certificate_of(folder).tasks[0]
-    assert (first.verdict, first.probes.cause) == (record.OTHER_CONDITIONS, record.CONDITIONS)
+    assert (first.verdict, first.probes.cause) == (verdicts.OTHER_CONDITIONS, verdicts.CONDITIONS)
     assert first.conditions == ["machine 'cpu, fp32, channels last' → 'cpu, bf16, channels last'"]
     assert verify(folder, trust_local_code=True).problems == ()
 
@@ -277,18 +278,18 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[RunFolder], No
     """A forgery: a change of the certificate's values."""
 
     def forge(folder: RunFolder) -> None:
-        values = folder.read_json(record.FILE)
+        values = folder.read_json(certificate_file.FILE)
         change(values)
-        folder.write_json(record.FILE, values)
+        folder.write_json(certificate_file.FILE, values)
 
     return forge
 
 
 def claim_zero(values: dict[str, Any]) -> None:
     """Forges the verdicts alone."""
-    values["verdict"] = record.ZERO
+    values["verdict"] = verdicts.ZERO
     for task in values["tasks"][:-1]:
-        task.update(verdict=record.ZERO, scope=record.ALL_TENSORS)
+        task.update(verdict=verdicts.ZERO, scope=verdicts.ALL_TENSORS)
 
 
 def claim_zero_throughout(values: dict[str, Any]) -> None:
@@ -331,7 +332,7 @@ FORGERIES: dict[str, tuple[Callable[[RunFolder], None], str]] = {
     ),
     "a bit of the probes": (lambda folder: flip(folder.path / "probes" / "t0.safetensors"), "t0: the probes"),
     "the verdict of the run": (
-        edited(lambda values: values.update(verdict=record.ZERO)),
+        edited(lambda values: values.update(verdict=verdicts.ZERO)),
         "the verdicts on its tasks amount to",
     ),
     "the verdict of a task": (edited(claim_zero), "t0: verdict is 'zero by construction' in the certificate"),
@@ -362,7 +363,7 @@ def test_a_forgery_is_detected(
     out = capsys.readouterr().out
     assert message in out
     assert "does NOT hold" in out
-    assert record.ZERO not in out.splitlines()[-1]
+    assert verdicts.ZERO not in out.splitlines()[-1]
 
 
 def test_a_folder_that_disagrees_elsewhere_is_not_consistent(
@@ -383,12 +384,12 @@ def test_the_name_of_a_folder_stays_in_its_line(
     assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("The certificate")]
 
 
-GONE = f"{record.FILE} is missing, although the newest checkpoint has its hash"
+GONE = f"{certificate_file.FILE} is missing, although the newest checkpoint has its hash"
 
 
 def test_a_deleted_certificate_is_missing(make: Any, tmp_path: Path) -> None:
     folder = make("finetune", tmp_path / "run")
-    (folder.path / record.FILE).unlink()
+    (folder.path / certificate_file.FILE).unlink()
     with pytest.raises(RunError, match=GONE):
         verify(folder, trust_local_code=True)
 
@@ -396,8 +397,11 @@ def test_a_deleted_certificate_is_missing(make: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        (record.FILE, GONE),
-        ("probes/t0.safetensors", f"probes/t0.safetensors is missing, although {record.FILE} has its hash"),
+        (certificate_file.FILE, GONE),
+        (
+            "probes/t0.safetensors",
+            f"probes/t0.safetensors is missing, although {certificate_file.FILE} has its hash",
+        ),
     ],
     ids=["certificate", "probes"],
 )
@@ -427,21 +431,21 @@ def test_a_checkpoint_forged_together_with_its_hash_is_detected(make: Any, tmp_p
 
 
 KEYS_OF_FORMAT_1 = {"scope": "ground", "changed": "moved", "newly_read": "read_anew", "sketch": "outline"}
-SCOPES_OF_FORMAT_1 = {"": "", record.ALL_TENSORS: "everything", record.TENSORS_READ: "what is read"}
+SCOPES_OF_FORMAT_1 = {"": "", verdicts.ALL_TENSORS: "everything", verdicts.TENSORS_READ: "what is read"}
 
 
 def as_format_1(values: dict[str, Any]) -> None:
     """The certificate as sidetune 0.1 wrote it, with the first part of today's statement."""
-    values["statement"] = record.STATEMENT
+    values["statement"] = STATEMENT
     for new in ("format", "files", "processor"):
         del values[new]
     values["learnt"] = values.pop("trained")
-    if values["verdict"] == record.NOTHING_LATER:
+    if values["verdict"] == verdicts.NOTHING_LATER:
         values["verdict"] = "no task was learnt after another"
     for task in values["tasks"]:
         task["scope"] = SCOPES_OF_FORMAT_1[task["scope"]]
         del task["measured"], task["probes"]["cause"], task["probes"]["finite"]
-        if task["verdict"] == record.LAST:
+        if task["verdict"] == verdicts.LAST:
             task["verdict"] = "nothing was learnt after it"
         for new, old in KEYS_OF_FORMAT_1.items():
             task[old] = task.pop(new)
@@ -449,15 +453,15 @@ def as_format_1(values: dict[str, Any]) -> None:
 
 def without_marks_of_the_certificate(folder: RunFolder) -> None:
     """A folder as earlier versions wrote it."""
-    (folder.path / record.LOG).unlink()
-    for name in (record.FILE, record.LOG):
+    (folder.path / certificate_file.LOG).unlink()
+    for name in (certificate_file.FILE, certificate_file.LOG):
         seal(folder.checkpoints, lambda _, state, name=name: state["marks"].pop(name, None))
 
 
 @pytest.fixture
 def one_statement(monkeypatch: pytest.MonkeyPatch) -> None:
     """Format 1 has the statement of today."""
-    statements = {1: hashlib.sha256(record.STATEMENT.encode()).hexdigest()}
+    statements = {1: hashlib.sha256(STATEMENT.encode()).hexdigest()}
     monkeypatch.setattr("sidetune_core.certificate.accounts.FORMER_STATEMENTS", statements)
 
 
@@ -468,10 +472,10 @@ def test_a_certificate_of_format_1_is_read_and_verified(learner: str, make: Any,
     certificate = certificate_of(folder)
     edited(as_format_1)(folder)
     without_marks_of_the_certificate(folder)
-    assert "learnt" in folder.read_json(record.FILE)
+    assert "learnt" in folder.read_json(certificate_file.FILE)
     tasks = [attrs.evolve(task, measured=[]) for task in certificate.tasks]
     assert certificate_of(folder) == attrs.evolve(
-        certificate, statement=record.STATEMENT, tasks=tasks, files={}, processor="", format=1
+        certificate, statement=STATEMENT, tasks=tasks, files={}, processor="", format=1
     )
     assert verify(folder, trust_local_code=True).problems == ()
 
@@ -510,9 +514,9 @@ def test_a_certificate_that_cannot_be_read_is_bad_input(
     damage: str, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = make("features", tmp_path / "run")
-    (folder.path / record.FILE).write_text(damage)
+    (folder.path / certificate_file.FILE).write_text(damage)
     assert main(["verify", str(folder.path), "--trust-local-code"]) == 2
-    (folder.path / record.FILE).unlink()
+    (folder.path / certificate_file.FILE).unlink()
     assert main(["verify", str(folder.path), "--trust-local-code"]) == 2
     assert "certificate.json is missing, although the newest checkpoint" in capsys.readouterr().err
     assert main(["verify", str(tmp_path), "--trust-local-code"]) == 2
@@ -544,7 +548,7 @@ def test_differences_by_rounding_are_noted_and_no_problem(
         exact = predict(*args)
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
-    monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
+    monkeypatch.setattr("sidetune_core.certificate.replay_checks.make_predict", rounded)
     monkeypatch.setattr("sidetune_core.certificate.conditions.processor", lambda: "another")
     verification = verify(folder, trust_local_code=True)
     assert verification.problems == ()
@@ -561,7 +565,7 @@ def test_outputs_are_compared_bit_for_bit_under_the_conditions_of_the_run(
         exact = predict(*args)
         return lambda inputs: exact(inputs) * (1 + 1e-6)
 
-    monkeypatch.setattr("sidetune_core.certificate.verify.make_predict", rounded)
+    monkeypatch.setattr("sidetune_core.certificate.replay_checks.make_predict", rounded)
     assert any(
         "outputs for its probes changed by" in problem
         for problem in verify(folder, trust_local_code=True).problems

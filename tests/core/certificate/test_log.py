@@ -8,21 +8,10 @@ from pathlib import Path
 import attrs
 import pytest
 
+from sidetune_core.certificate.certificate_file import LOG, read_certificate, write_certificate
 from sidetune_core.certificate.log import CertificateLog, Line, Table, fold
-from sidetune_core.certificate.record import (
-    ALL_TENSORS,
-    LAST,
-    LOG,
-    NOT_ZERO,
-    TENSORS_READ,
-    ZERO,
-    Change,
-    Probes,
-    Stage,
-    TaskRecord,
-    read_certificate,
-    write_certificate,
-)
+from sidetune_core.certificate.record import Change, Probes, Stage, TaskRecord
+from sidetune_core.certificate.verdicts import ALL_TENSORS, LAST, NOT_ZERO, TENSORS_READ, ZERO
 from sidetune_core.errors import RunError, WriteError
 from sidetune_core.storage.run_folder import RunFolder
 

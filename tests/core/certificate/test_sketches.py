@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from sidetune_core import RunSpec, run
-from sidetune_core.certificate import verify as verification
+from sidetune_core.certificate import replay_checks
+from sidetune_core.certificate.verify import verify
 from sidetune_core.storage.run_folder import open_run
 
 
@@ -22,5 +23,5 @@ def test_a_run_of_policies_is_verified_without_its_environments(
         "ppo": {"rollout_length": 32, "epochs": 1},
     }
     run(RunSpec(env=env, learner="scratch", base="mlp", train={"batch_size": 32}), tmp_path / "run")
-    monkeypatch.setattr(verification, "open_tasks", lambda parts: pytest.fail("an environment was made"))
-    assert verification.verify(open_run(tmp_path / "run")).problems == ()
+    monkeypatch.setattr(replay_checks, "open_tasks", lambda parts: pytest.fail("an environment was made"))
+    assert verify(open_run(tmp_path / "run")).problems == ()

@@ -11,7 +11,9 @@ import attrs
 import pytest
 
 import sidetune_core
-from sidetune_core.certificate.record import (
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.record import Certificate
+from sidetune_core.certificate.verdicts import (
     BATCH,
     EVALUATION_TRAINS,
     NOT_FINITE,
@@ -21,8 +23,6 @@ from sidetune_core.certificate.record import (
     RANDOM,
     VALUES_DIFFER,
     ZERO,
-    Certificate,
-    read_certificate,
 )
 from sidetune_core.certificate.verify import verify
 from sidetune_core.storage.run_folder import RunFolder

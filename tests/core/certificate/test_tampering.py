@@ -14,15 +14,8 @@ import pytest
 import torch
 
 import sidetune_core
-from sidetune_core.certificate.record import (
-    ALL_TENSORS,
-    FILE,
-    LOG,
-    NOT_ZERO,
-    RANDOM,
-    TENSORS_READ,
-    ZERO,
-)
+from sidetune_core.certificate.certificate_file import FILE, LOG
+from sidetune_core.certificate.verdicts import ALL_TENSORS, NOT_ZERO, RANDOM, TENSORS_READ, ZERO
 from sidetune_core.certificate.verify import verify
 from sidetune_core.errors import RunError
 from sidetune_core.hashing import file_digest

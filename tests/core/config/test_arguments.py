@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from sidetune_core.config.arguments import make_spellings, split_arguments
+from sidetune_core.config.option_tables import TABLES
 from sidetune_core.config.options import (
     FormerSpelling,
     Renamed,
@@ -22,7 +23,6 @@ from sidetune_core.config.options import (
     unstructure,
     unsupported_options,
 )
-from sidetune_core.config.spec import TABLES
 from sidetune_core.errors import OptionError
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.extensions import extension_lines, new_ids, read_extensions, with_env
 from sidetune_core.config.history import stated
-from sidetune_core.config.spec import Choice, RunSpec
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import RunError
 
 

@@ -10,7 +10,8 @@ import pytest
 from sidetune_core.assembly.build import build_stream
 from sidetune_core.config.argv import parse
 from sidetune_core.config.resolve import ResolvedRun, resolve
-from sidetune_core.config.spec import RunSpec, from_values
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.errors import WeightsError
 
 ENV = """

@@ -8,10 +8,11 @@ import attrs
 import pytest
 
 from sidetune_core.config import argv
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.registry import find, load
 from sidetune_core.config.resolve import advice_lines, recipe_lines, recipe_tables, resolve
-from sidetune_core.config.spec import Choice, RunSpec
+from sidetune_core.config.spec import RunSpec
 from sidetune_core.errors import OptionError
 from sidetune_core.testing.env import recipe_is_valid
 

@@ -12,7 +12,8 @@ import pytest
 import sidetune_core
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.config.resolve import resolve, with_present_names
-from sidetune_core.config.spec import RunSpec, from_values, read_spec
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values, read_spec
 from sidetune_core.errors import UntrustedCode
 from sidetune_core.sweeps.grid import plan, read
 

@@ -8,9 +8,11 @@ import attrs
 import pytest
 
 from sidetune_core.config import argv
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.options import FormerSpelling
 from sidetune_core.config.resolve import recipe_tables, resolve
-from sidetune_core.config.spec import Choice, RunSpec, from_values, read_spec
+from sidetune_core.config.spec import RunSpec
+from sidetune_core.config.spec_file import from_values, read_spec
 from sidetune_core.errors import OptionError
 
 

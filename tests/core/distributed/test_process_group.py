@@ -16,7 +16,7 @@ import torch
 from sidetune_core import api
 from sidetune_core.config import registry
 from sidetune_core.config.kinds import LEARNER
-from sidetune_core.config.spec import DeviceOptions
+from sidetune_core.config.option_tables import DeviceOptions
 from sidetune_core.distributed.process_group import ProcessGroup
 from sidetune_core.storage import checkpoint
 from sidetune_core.storage.run_folder import RunFolder

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 import sidetune_core
 from sidetune_core.api import Base, Features, Heads, Inputs, Learner, Task
 from sidetune_core.assembly.build import build_learner, build_stream
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.feature_cache.frozen import has_additions
 from sidetune_core.interfaces.networks import note_structure
-from sidetune_core.storage import run_folder
+from sidetune_core.storage.new_run import create_run
 from sidetune_core.system.device import Machine
 from sidetune_core.testing import sample
 from sidetune_core.training.context import Context
@@ -269,7 +269,7 @@ class Scaling(Learner):
 def scales_after_a_run(cache: FeatureCache | None, folder: Path) -> list[Tensor]:
     torch.manual_seed(0)
     learner = Scaling()
-    run = run_folder.create(folder, "scaling")
+    run = create_run(folder, "scaling")
     options = TrainOptions(steps=6, batch_size=8, lr=0.01)
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
     learn(learner, sample.tasks(), Context(options, 0, machine, cache=cache), Recorder(run))

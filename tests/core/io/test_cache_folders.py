@@ -54,7 +54,7 @@ def test_no_code_but_that_of_the_root_expands_a_path_below_it() -> None:
         for name, text in named.items()
         if name != "sidetune_core/io/cache_folders.py"
     }
-    assert outside.pop("sidetune_core/config/spec.py") == ["dir"]
+    assert outside.pop("sidetune_core/config/option_tables.py") == ["dir"]
     assert outside
     for name, options in outside.items():
         assert len(options) == named[name].count('"~/.cache/sidetune')

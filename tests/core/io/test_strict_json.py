@@ -32,6 +32,7 @@ INTERNAL = {
     "serving/network.py",
     "storage/ahead.py",
     "storage/chain.py",
+    "storage/chain_file.py",
     "storage/deltas.py",
     "storage/weights.py",
     "io/strict_json.py",

@@ -17,7 +17,7 @@ from sidetune_core.results.html_report import html_report
 from sidetune_core.results.metrics import Results
 from sidetune_core.results.run_summary import RunSummary
 from sidetune_core.results.task_labels import task_labels
-from sidetune_core.storage.run_folder import IMAGES
+from sidetune_core.storage.run_files import IMAGES
 
 EVIL = '<script>alert(1)</script>&"\x1b[2J'
 RESULTS = Results(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sidetune_core.storage.ahead import ahead_path, delete_ahead, read_ahead, write_ahead
-from sidetune_core.storage.chain import Unusable
+from sidetune_core.storage.unusable import Unusable
 
 
 def test_nested_state_comes_back_and_a_file_can_be_deleted(tmp_path: Path) -> None:

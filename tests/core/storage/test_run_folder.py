@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from sidetune_core.errors import PluginError, RunError
-from sidetune_core.storage import run_folder
+from sidetune_core.storage.file_names import check_file_name, check_file_names, ignores_case
 from sidetune_core.storage.images import save_image
-from sidetune_core.storage.run_folder import RunFolder, check_file_name, check_file_names, ignores_case
+from sidetune_core.storage.marks import rewind
+from sidetune_core.storage.new_run import create_run
+from sidetune_core.storage.own_files import check_own, separate_hard_links
+from sidetune_core.storage.run_folder import RunFolder
 
 BAD = ["", ".", "..", "../x", "a/b", "/etc/x", "a\\b", "a\0b", "x" * 300]
 
@@ -51,31 +54,31 @@ def folder(tmp_path: Path) -> RunFolder:
 
 @pytest.mark.parametrize("name", [*OWN, "checkpoints", "probes", "pictures", "tb", "documents/t1-test"])
 def test_a_link_in_place_of_a_file_or_folder_of_the_run_is_refused(name: str, folder: RunFolder) -> None:
-    folder.check_own()
+    check_own(folder)
     (folder.path / name).unlink(missing_ok=True)
     (folder.path / name).symlink_to(folder.path.parent)
     with pytest.raises(RunError, match=rf"{name} is a symbolic link: .* cp -rL"):
-        folder.check_own()
+        check_own(folder)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes with names are POSIX's")
 def test_a_pipe_is_refused_and_not_opened(folder: RunFolder) -> None:
     os.mkfifo(folder.path / "metrics.jsonl")
     with pytest.raises(RunError, match="is no regular file"):
-        folder.check_own()
+        check_own(folder)
 
 
 def test_a_run_folder_that_is_a_link_is_none_of_these(folder: RunFolder) -> None:
     link = folder.path.parent / "link"
     link.symlink_to(folder.path)
-    RunFolder(link).check_own()
+    check_own(RunFolder(link))
 
 
 def test_another_name_of_a_file_keeps_its_lines(folder: RunFolder) -> None:
     backup = folder.path.parent / "backup"
     os.link(folder.path / "eval.jsonl", backup)
     before = backup.read_bytes()
-    folder.separate_hard_links()
+    separate_hard_links(folder)
     folder.append("eval.jsonl", {"after": 1})
     assert backup.read_bytes() == before
     assert len(folder.lines("eval.jsonl")) == 2
@@ -84,7 +87,7 @@ def test_another_name_of_a_file_keeps_its_lines(folder: RunFolder) -> None:
 def test_temporary_files_of_documents_are_deleted(folder: RunFolder) -> None:
     left = folder.path / "documents" / "t0-test" / ".predictions.json.00c0de21"
     left.write_text("{")
-    folder.rewind({})
+    rewind(folder, {})
     assert not left.exists()
 
 
@@ -136,7 +139,7 @@ def test_a_folder_of_a_process_that_was_killed_before_its_run_began_is_free(tmp_
     (tmp_path / "checkpoints").mkdir()
     for name in ("lock", "lock.json", ".run.json.0123abcd"):
         (tmp_path / name).write_text("")
-    assert run_folder.create(tmp_path, "test").checkpoints.is_dir()
+    assert create_run(tmp_path, "test").checkpoints.is_dir()
     assert not (tmp_path / ".run.json.0123abcd").exists()
 
 
@@ -145,7 +148,7 @@ def test_a_folder_with_anything_else_is_not_free(name: str, tmp_path: Path) -> N
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("")
     with pytest.raises(RunError, match="is not empty"):
-        run_folder.create(tmp_path, "test")
+        create_run(tmp_path, "test")
 
 
 def test_a_damaged_status_is_unknown(tmp_path: Path) -> None:

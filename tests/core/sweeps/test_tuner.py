@@ -16,7 +16,7 @@ import pytest
 
 from sidetune_core.cli.main import main, main_run
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import read_spec
+from sidetune_core.config.spec_file import read_spec
 from sidetune_core.errors import Interrupted, LedgerError, OptionError, RunError
 from sidetune_core.interfaces.tasks import Batch, Order, Predict
 from sidetune_core.results.metrics import average_accuracy

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.config.spec import DeviceOptions
+from sidetune_core.config.option_tables import DeviceOptions
 from sidetune_core.errors import OptionError
 from sidetune_core.system.device import Machine, choose, narrow_note, recorded_precisions
 from sidetune_core.system.precision import Cost, CostMeter, Precisions, is_narrow

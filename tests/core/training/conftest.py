@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from sidetune_core.api import Components, Heads, Learner, Task, Trainable, TrainingStep
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
 from sidetune_core.interfaces.networks import Base
 from sidetune_core.seeding import seeded
-from sidetune_core.storage import run_folder
-from sidetune_core.storage.run_folder import Clock
+from sidetune_core.storage.clock import Clock
+from sidetune_core.storage.new_run import create_run
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.system.signals import StopRequest
@@ -83,7 +84,7 @@ class Training:
         With `stop_after`, a stop is requested after so many steps. Returns the lines of ``metrics.jsonl``.
         """
         path = self.path / name
-        run = run_folder.RunFolder(path) if path.exists() else run_folder.create(path, "test")
+        run = RunFolder(path) if path.exists() else create_run(path, "test")
         recorder = RunRecorder(run, Progress(quiet=True), Clock(run, MACHINE.peak_memory))
         values = {"steps": 4, "batch_size": 8, "lr": 0.1, "optimizer": "sgd", "momentum": 0.0, **options}
         stop = stop or StopRequest()

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import sidetune_core
-from sidetune_core.certificate.record import INCOMPLETE, read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.verdicts import INCOMPLETE
 from sidetune_core.cli.main import main
 from sidetune_core.errors import RunError
 from sidetune_core.results.summary import read_results, summarise

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import sidetune_core
-from sidetune_core.certificate.record import OUTSIDE, read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
+from sidetune_core.certificate.verdicts import OUTSIDE
 from sidetune_core.certificate.verify import verify
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage.evaluations import read_evaluations

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.interfaces.learner import Learner
 from sidetune_core.interfaces.networks import Merger
 from sidetune_core.interfaces.tasks import Task

@@ -26,7 +26,8 @@ from sidetune_core.cli.main import main_run
 from sidetune_core.errors import Interrupted, RunError, WriteError
 from sidetune_core.storage import atomic, checkpoint
 from sidetune_core.storage.lock import locked
-from sidetune_core.storage.run_folder import LINES, RunFolder
+from sidetune_core.storage.run_files import LINES
+from sidetune_core.storage.run_folder import RunFolder
 from sidetune_core.system import device, signals
 from sidetune_core.training import run as training_run
 from sidetune_core.training import steps

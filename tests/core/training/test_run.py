@@ -18,7 +18,7 @@ from sidetune_core import api
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.registry import find, load
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import read_spec
+from sidetune_core.config.spec_file import read_spec
 from sidetune_core.errors import Diverged, FitError, Interrupted, RunError, SidetuneError
 from sidetune_core.results.summary import read_results
 from sidetune_core.storage import checkpoint

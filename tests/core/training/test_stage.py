@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.interfaces.training import Phase, PhaseSteps
 from sidetune_core.testing import sample
 from sidetune_core.training.stage import Stage, batch_size

@@ -16,7 +16,8 @@ from sidetune_core.certificate import probes
 from sidetune_core.errors import PluginError
 from sidetune_core.interfaces.inputs import Features, Inputs
 from sidetune_core.interfaces.networks import Base
-from sidetune_core.storage.chain import Chain, content_of_changes, make_content
+from sidetune_core.storage.chain import Chain
+from sidetune_core.storage.checkpoint_content import content_of_changes, make_content
 from sidetune_core.system.device import Machine
 from sidetune_core.training.tracked import Difference, TrackedLearner, is_thorough
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import sidetune_core
 from sidetune_core.api import BufferDict, Learner, OptionError, Phase, Task, Trainable, TrainingStep
-from sidetune_core.config.spec import TrainOptions
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.results.summary import summarise
 from sidetune_core.seeding import seeded
 from sidetune_core.storage.run_folder import RunFolder

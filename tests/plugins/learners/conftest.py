@@ -27,9 +27,10 @@ from sidetune_core.api import (
     TrainingStep,
     seeded,
 )
+from sidetune_core.config.choice import Choice
 from sidetune_core.config.kinds import BASE, LEARNER, MERGER, SIDE, Kind
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.config.registry import find, load
-from sidetune_core.config.spec import Choice, TrainOptions
 from sidetune_core.interfaces.training import PhaseSteps
 from sidetune_core.storage.weights import write_tensors
 from sidetune_core.training.optimizer import make_optimizer

@@ -15,11 +15,11 @@ from torch.nn import functional
 import sidetune_core
 from sidetune_core.api import Base, ClassTask, Components, Examples, Features, FitError, seeded
 from sidetune_core.config.kinds import LEARNER
+from sidetune_core.config.option_tables import TrainOptions
 from sidetune_core.config.registry import find, load
-from sidetune_core.config.spec import TrainOptions
 from sidetune_core.feature_cache.cache import FeatureCache
-from sidetune_core.storage import run_folder
-from sidetune_core.storage.run_folder import Clock
+from sidetune_core.storage.clock import Clock
+from sidetune_core.storage.new_run import create_run
 from sidetune_core.system.device import Machine
 from sidetune_core.system.progress import Progress
 from sidetune_core.testing import check_plugin
@@ -221,7 +221,7 @@ def classification(classes: tuple[tuple[int, ...], ...]) -> list[ClassTask]:
 
 
 def learn(learner: Any, tasks: list[ClassTask], folder: Path, cache: FeatureCache | None) -> list[Any]:
-    run = run_folder.create(folder, "run")
+    run = create_run(folder, "run")
     machine = Machine(torch.device("cpu"), bf16=False, channels_last=False)
     options = TrainOptions(steps=3, batch_size=8, lr=0.05)
     recorder = RunRecorder(run, Progress(quiet=True), Clock(run, machine.peak_memory))

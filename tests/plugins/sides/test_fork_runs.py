@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 import sidetune_core
-from sidetune_core.certificate.record import read_certificate
+from sidetune_core.certificate.certificate_file import read_certificate
 from sidetune_core.errors import Interrupted
 from sidetune_core.serving.export import export_adapter
 from sidetune_core.serving.network import random_inputs, write_network

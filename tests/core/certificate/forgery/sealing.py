@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sidetune_core.storage.chain import text_digest
+from sidetune_core.storage.chain_file import text_digest
 
 
 def seal(checkpoints: Path, change: Callable[[str, dict[str, Any]], object]) -> None:

@@ -25,7 +25,7 @@ from torch.distributed import TCPStore
 
 from sidetune_core import api
 from sidetune_core.cli import main as cli
-from sidetune_core.config import spec
+from sidetune_core.config import spec_file
 from sidetune_core.distributed.process_group import BatchShard, ProcessGroup
 from sidetune_core.training import resume as resumption
 from sidetune_core.training import run as training
@@ -67,7 +67,7 @@ def run(order: dict[str, Any], rank: int, port: int, ids: list[Any]) -> int:
             resumption.resume(order["folder"], trust_local_code=True)
         else:
             training.run(
-                spec.from_values(order["spec"], "the test", trust_local_code=True),
+                spec_file.from_values(order["spec"], "the test", trust_local_code=True),
                 order["folder"],
                 save_every=order["save_every"],
             )

@@ -21,7 +21,7 @@ from typing import Any
 import torch._dynamo  # noqa: F401 - torch imports it with the first optimiser, and that takes longest of all
 
 import sidetune_core
-from sidetune_core.config import spec
+from sidetune_core.config import spec_file
 from sidetune_core.storage import run_folder
 from sidetune_core.system import device
 from sidetune_core.training import run as training
@@ -74,7 +74,7 @@ def run(order: dict[str, Any], write_to: int) -> None:
         sidetune_core.resume(order["folder"], trust_local_code=True)
     else:
         training.run(
-            spec.from_values(order["spec"], "the test", trust_local_code=True),
+            spec_file.from_values(order["spec"], "the test", trust_local_code=True),
             order["folder"],
             save_every=order["save_every"],
         )

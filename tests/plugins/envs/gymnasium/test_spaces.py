@@ -18,7 +18,7 @@ from sidetune_core.config import registry
 from sidetune_core.config.kinds import ENV
 from sidetune_core.config.options import structure, with_former_defaults
 from sidetune_core.config.resolve import resolve
-from sidetune_core.config.spec import from_values
+from sidetune_core.config.spec_file import from_values
 from sidetune_core.rl import Categorical, RolloutError
 
 MODULES = Path(__file__).parent / "modules"
