@@ -221,23 +221,24 @@ class DictObservations(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorA
         with output:
             try:
                 observation, info = self.env.reset(seed=seed, options=options)
+                converted = self.converter.convert(observation)
             except Exception as error:
                 error.add_note(f"{NOTE}{self._number}")
                 raise
         self._return = 0.0
         self.raw = RawStep(observation, info)
-        return self.converter.convert(observation), {}
+        return converted, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
+            converted = self.converter.convert(observation)
         except Exception as error:
             error.add_note(f"{NOTE}{self._number}")
             raise
         reward = _as_number(reward)
         self._return += reward
         self.raw = RawStep(observation, info)
-        converted = self.converter.convert(observation)
         final_info = self._final_info(info) if terminated or truncated else {}
         return converted, reward, bool(terminated), bool(truncated), final_info
 

@@ -204,7 +204,8 @@ class GymVectorEnv:
     def _error(self, envs: Sequence[int], moment: str, reason: str) -> RolloutError:
         self._broken = True
         names = f"environment {', '.join(map(str, envs))}" if envs else "an environment"
-        return RolloutError(f"{names} of {self._id} {reason}, at {moment} since it was opened")
+        since = "" if moment == "reset" else " since it was opened"
+        return RolloutError(f"{names} of {self._id} {reason}, at {moment}{since}")
 
 
 def shapes_of(space: Space, stacked: bool) -> dict[str, Shape]:
