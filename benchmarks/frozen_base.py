@@ -259,7 +259,7 @@ def _autocast(encode: Encode) -> Encode:
 
 @contextmanager
 def _own_compiler_cache() -> Iterator[None]:
-    """Compile anew, by one process whose time can be measured."""
+    """Compile again, in one process whose time can be measured."""
     from torch._inductor import config, utils
 
     with utils.fresh_cache(), mock.patch.object(config, "compile_threads", 1):
